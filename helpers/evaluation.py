@@ -1,0 +1,224 @@
+"""Evaluation on held-out problems: pass@k, bootstrap intervals, and before/after comparisons."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import comb
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from helpers.policy import sample_completions
+from helpers.problems import Problem
+from helpers.rewards import passes_tests
+
+
+class GradingError(RuntimeError):
+    """The verifier could not grade some programs, so there is no honest score."""
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k samples is right, from c right ones among n.
+
+    1 - C(n-c, k) / C(n, k), arXiv 2107.03374 section 2.1. (1 - (1 - c/n)**k is biased low.) Raises ValueError
+    unless 0 <= c <= n and 1 <= k <= n.
+    """
+    if not 0 <= c <= n:
+        raise ValueError(f"c, the number of right samples, must lie between 0 and n = {n}, not {c}.")
+    if not 1 <= k <= n:
+        raise ValueError(f"k must lie between 1 and the number of samples n = {n}, not {k}.")
+    return 1 - comb(n - c, k) / comb(n, k)
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values`, one value per problem (Efron 1979).
+
+    It answers: how far would the mean move, had other problems of the same kind been drawn? Where all values are
+    equal it has width zero, which understates: after N problems without a failure, up to about 3/N may still fail.
+    Raises ValueError for no values or a level outside (0, 1).
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError("An interval needs one value for each of at least one problem.")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, not {level}.")
+    counts = np.random.default_rng(seed).multinomial(values.size, np.full(values.size, 1 / values.size), resamples)
+    low, high = np.quantile(counts @ values / values.size, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_interval(
+    before: Sequence[float], after: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap interval of the mean of `after - before`, both on the same problems in the same order.
+
+    Pairing removes what makes a problem easy or hard for both, so it is narrower than two separate intervals.
+    Raises ValueError where the lengths differ.
+    """
+    before, after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if before.shape != after.shape:
+        raise ValueError(f"Pairs need the same problems: {before.size} before, {after.size} after.")
+    return bootstrap_interval(after - before, level, resamples, seed)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one policy wrote for each problem, and what passed; every field holds one entry per problem."""
+
+    task_ids: tuple[str, ...]
+    greedy_completions: tuple[str, ...]
+    greedy: tuple[bool, ...]
+    completions: tuple[tuple[str, ...], ...]
+    passed: tuple[tuple[bool, ...], ...]
+    temperature: float
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per problem."""
+        return len(self.passed[0])
+
+    @cached_property
+    def correct(self) -> tuple[int, ...]:
+        """Number of right samples, per problem."""
+        return tuple(sum(samples) for samples in self.passed)
+
+    def pass_at(self, k: int) -> np.ndarray:
+        """pass@k of each problem, shape (problems,)."""
+        return np.array([pass_at_k(self.num_samples, c, k) for c in self.correct])
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """Scores per problem under "greedy", "pass@1" and, from 8 samples on, "pass@8"."""
+        scores = {"greedy": np.array(self.greedy, dtype=float)}
+        scores.update({f"pass@{k}": self.pass_at(k) for k in (1, 8) if k <= self.num_samples})
+        return scores
+
+    def summary(self) -> dict[str, object]:
+        """Means over problems with their 95 % intervals, as in result.json."""
+        scores = self.scores()
+        return {
+            **{name: float(values.mean()) for name, values in scores.items()},
+            "interval": {name: list(bootstrap_interval(values)) for name, values in scores.items()},
+            "problems": len(self.task_ids),
+            "samples": self.num_samples,
+            "temperature": self.temperature,
+        }
+
+    def pass_at_k_curve(self) -> pd.DataFrame:
+        """One row per k from 1 to the number of samples: k, pass@k, low, high (95 % interval)."""
+        rows = [(k, self.pass_at(k)) for k in range(1, self.num_samples + 1)]
+        return pd.DataFrame(
+            [(k, values.mean(), *bootstrap_interval(values)) for k, values in rows],
+            columns=["k", "pass@k", "low", "high"],
+        )
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    *,
+    num_samples: int = 8,
+    temperature: float = 1.0,
+    max_completion_length: int,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure a policy: one greedy completion and `num_samples` sampled ones per problem, all graded by the tests.
+
+    Raises ValueError for no problems, GradingError where the verifier could not grade.
+    """
+    greedy = _complete(model, tokenizer, problems, 1, 0.0, max_completion_length, seed)
+    sampled = _complete(model, tokenizer, problems, num_samples, temperature, max_completion_length, seed)
+    verdicts = grade(problems, [[*first, *others] for first, others in zip(greedy, sampled, strict=True)])
+    return Evaluation(
+        task_ids=tuple(problem.task_id for problem in problems),
+        greedy_completions=tuple(first for (first,) in greedy),
+        greedy=tuple(passed[0] for passed in verdicts),
+        completions=tuple(map(tuple, sampled)),
+        passed=tuple(tuple(passed[1:]) for passed in verdicts),
+        temperature=temperature,
+    )
+
+
+def grade(problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[bool]]:
+    """Run the tests on completions[i] of problems[i]; equal completions of a problem are run once.
+
+    Raises GradingError where the verifier itself failed: an unknown verdict is not a wrong program.
+    """
+    programs = list(dict.fromkeys((i, text) for i, texts in enumerate(completions) for text in texts))
+    rewards = passes_tests(
+        prompts=[problems[i].prompt for i, _ in programs],
+        completions=[text for _, text in programs],
+        test=[problems[i].test for i, _ in programs],
+        entry_point=[problems[i].entry_point for i, _ in programs],
+        code_prompt=[problems[i].prompt for i, _ in programs],
+    )
+    ungraded = sum(reward is None for reward in rewards)
+    if ungraded:
+        raise GradingError(
+            f"The verifier could not grade {ungraded} of {len(programs)} programs; a score over the rest would mislead."
+        )
+    passed = {program: reward == 1 for program, reward in zip(programs, rewards, strict=True)}
+    return [[passed[i, text] for text in texts] for i, texts in enumerate(completions)]
+
+
+def compare(before: Evaluation, after: Evaluation) -> dict[str, dict[str, object]]:
+    """Mean change of each score and its 95 % interval, paired over problems.
+
+    Raises ValueError where the two were not measured on the same problems in the same order.
+    """
+    if before.task_ids != after.task_ids:
+        raise ValueError("Before and after were measured on different problems.")
+    old, new = before.scores(), after.scores()
+    return {
+        name: {
+            "difference": float((new[name] - old[name]).mean()),
+            "interval": list(paired_interval(old[name], new[name])),
+        }
+        for name in old
+        if name in new
+    }
+
+
+def temperature_sweep(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    *,
+    temperatures: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25),
+    num_samples: int = 4,
+    max_completion_length: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """pass@1 at each temperature (0 is greedy, one sample): columns temperature, pass@1, low, high (95 % interval)."""
+    rows = []
+    for temperature in temperatures:
+        samples = num_samples if temperature else 1
+        completions = _complete(model, tokenizer, problems, samples, temperature, max_completion_length, seed)
+        shares = [sum(passed) / samples for passed in grade(problems, completions)]
+        rows.append((temperature, float(np.mean(shares)), *bootstrap_interval(shares)))
+    return pd.DataFrame(rows, columns=["temperature", "pass@1", "low", "high"])
+
+
+def _complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    num_samples: int,
+    temperature: float,
+    max_completion_length: int,
+    seed: int,
+) -> list[list[str]]:
+    if not problems:
+        raise ValueError("There are no problems to evaluate on.")
+    return sample_completions(
+        model,
+        tokenizer,
+        [problem.prompt for problem in problems],
+        num_samples=num_samples,
+        temperature=temperature,
+        max_completion_length=max_completion_length,
+        seed=seed,
+    )

@@ -1,0 +1,191 @@
+"""The policy: load a causal language model with its tokenizer, and sample completions from it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+PROJECT = Path(__file__).resolve().parent.parent
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # as "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+
+Prompt = str | list[dict[str, str]]  # plain text, or chat messages with "role" and "content"
+
+
+class PolicyError(ValueError):
+    """A model that cannot be loaded or used; the message says what is wrong in one sentence."""
+
+
+def load_policy(
+    model: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a policy and its tokenizer from a local folder or from the hub, in evaluation mode.
+
+    A relative folder is looked up in the working folder, then in the project. The weights are float32 whatever the
+    file holds: at RL learning rates an update is smaller than the spacing of bfloat16 numbers and would round away.
+    Raises PolicyError where the folder is missing or holds no usable causal language model.
+    """
+    source = _resolve(model)
+    progress_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        policy = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    except Exception as error:  # the loaders raise many types; all of them mean the same to the reader
+        raise PolicyError(f"No causal language model could be loaded from {model}: {_first_line(error)}") from error
+    finally:
+        if progress_bars:
+            transformers_logging.enable_progress_bar()
+    if tokenizer.eos_token_id is None:
+        raise PolicyError(f"The tokenizer in {model} names no end token (eos_token), so no completion could ever end.")
+    _agree_on_special_tokens(policy, tokenizer)
+    return policy.to(device or "cpu").eval(), tokenizer
+
+
+def sample_completions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    max_completion_length: int,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> list[list[str]]:
+    """Sample `num_samples` completions for each prompt: a list of texts per prompt, special tokens stripped.
+
+    Temperature 0 is greedy decoding. Otherwise see `sample_completion_ids`.
+    """
+    ids = sample_completion_ids(
+        model,
+        tokenizer,
+        prompts,
+        num_samples=num_samples,
+        temperature=temperature,
+        max_completion_length=max_completion_length,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return [tokenizer.batch_decode(samples, skip_special_tokens=True) for samples in ids]
+
+
+@torch.no_grad()
+def sample_completion_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    max_completion_length: int,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> list[list[list[int]]]:
+    """Sample token ids: `num_samples` lists per prompt, each at most `max_completion_length` long.
+
+    A completion that ended carries its end token last; one that was cut off carries none. Chat messages go through
+    the tokenizer's chat template, text is tokenized as it is. Each call draws from its own stream, started at
+    `seed`, and leaves torch's global stream and the model's training mode as they were. Raises ValueError for a
+    negative temperature, no samples or no room for a token.
+    """
+    if temperature < 0 or num_samples < 1 or max_completion_length < 1 or batch_size < 1:
+        raise ValueError("temperature must be at least 0; samples, completion length and batch size at least 1.")
+    prompt_ids = [_tokenize(tokenizer, prompt) for prompt in prompts]
+    # Prompts of like length share a batch: little padding, and completions that end at about the same time.
+    jobs = sorted(
+        (job for job in range(len(prompts)) for _ in range(num_samples)), key=lambda job: len(prompt_ids[job])
+    )
+    completions: list[list[list[int]]] = [[] for _ in prompts]
+    settings = _generation_settings(model, tokenizer, temperature, max_completion_length)
+    was_training = model.training
+    model.eval()
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            sampled = _generate(model, tokenizer, [prompt_ids[job] for job in batch], settings)
+            for job, ids in zip(batch, sampled, strict=True):
+                completions[job].append(ids)
+    model.train(was_training)
+    return completions
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end a completion: the tokenizer's end token first, then any others the model names."""
+    named = model.generation_config.eos_token_id
+    others = named if isinstance(named, list) else [] if named is None else [named]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *others]))
+
+
+def _resolve(model: str | Path) -> str:
+    """Give the folder to load from, or the hub id as it is; raise PolicyError for a folder that is no model."""
+    for folder in (Path(model).expanduser(), PROJECT / model):
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise PolicyError(f"The folder {model} holds no model: it has no config.json.")
+            return str(folder)
+    looks_like_a_path = not HUB_ID.fullmatch(str(model)) or (PROJECT / model).parent.is_dir()
+    if looks_like_a_path or Path(model).parent.is_dir():
+        raise PolicyError(f"There is no model folder {model}.")
+    return str(model)
+
+
+def _agree_on_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the model's configuration name the tokenizer's end and padding tokens, so that no later step guesses."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"  # a completion must follow its prompt without a gap
+    model.generation_config.eos_token_id = end_token_ids(model, tokenizer)
+    for config in (model.config, model.generation_config):
+        config.pad_token_id = tokenizer.pad_token_id
+        config.bos_token_id = tokenizer.bos_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def _generation_settings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float, max_completion_length: int
+) -> dict[str, object]:
+    # Spelled out because generate() fills what is missing from the checkpoint: some ship top_p 0.8 and a repetition
+    # penalty, and then the samples would not come from the distribution that the loss is computed for.
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature else {}
+    return {
+        "do_sample": False,
+        "repetition_penalty": 1.0,
+        "max_new_tokens": max_completion_length,
+        "eos_token_id": end_token_ids(model, tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        **sampling,
+    }
+
+
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: list[list[int]],
+    settings: dict[str, object],
+) -> list[list[int]]:
+    padded = tokenizer.pad({"input_ids": prompt_ids}, padding_side="left", return_tensors="pt").to(model.device)
+    output = model.generate(**padded, **settings)[:, padded["input_ids"].shape[1] :]
+    ends = set(settings["eos_token_id"])
+    return [_until_end(row, ends) for row in output.tolist()]
+
+
+def _until_end(ids: list[int], ends: set[int]) -> list[int]:
+    for position, token in enumerate(ids):
+        if token in ends:
+            return ids[: position + 1]
+    return ids
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
