@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from helpers.policy import sample_completions
 from helpers.problems import Problem
 from helpers.rewards import passes_tests
+from helpers.runtime import CourseError
 
 
-class GradingError(RuntimeError):
+class GradingError(CourseError):
     """The verifier could not grade some programs, so there is no honest score."""
 
 
@@ -45,8 +46,8 @@ def bootstrap_interval(
         raise ValueError("An interval needs one value for each of at least one problem.")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level}.")
-    counts = np.random.default_rng(seed).multinomial(values.size, np.full(values.size, 1 / values.size), resamples)
-    low, high = np.quantile(counts @ values / values.size, [(1 - level) / 2, (1 + level) / 2])
+    drawn = np.random.default_rng(seed).integers(0, values.size, (resamples, values.size))
+    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

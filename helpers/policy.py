@@ -8,13 +8,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-PROJECT = Path(__file__).resolve().parent.parent
+from helpers.runtime import CourseError, project_root
+
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # as "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 
 Prompt = str | list[dict[str, str]]  # plain text, or chat messages with "role" and "content"
 
 
-class PolicyError(ValueError):
+class PolicyError(CourseError, ValueError):
     """A model that cannot be loaded or used; the message says what is wrong in one sentence."""
 
 
@@ -123,12 +124,12 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 def _resolve(model: str | Path) -> str:
     """Give the folder to load from, or the hub id as it is; raise PolicyError for a folder that is no model."""
-    for folder in (Path(model).expanduser(), PROJECT / model):
+    for folder in (Path(model).expanduser(), project_root() / model):
         if folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise PolicyError(f"The folder {model} holds no model: it has no config.json.")
             return str(folder)
-    looks_like_a_path = not HUB_ID.fullmatch(str(model)) or (PROJECT / model).parent.is_dir()
+    looks_like_a_path = not HUB_ID.fullmatch(str(model)) or (project_root() / model).parent.is_dir()
     if looks_like_a_path or Path(model).parent.is_dir():
         raise PolicyError(f"There is no model folder {model}.")
     return str(model)

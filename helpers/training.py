@@ -1,0 +1,317 @@
+"""From a profile's settings to TRL's GRPOTrainer, with a check for signal, a live curve and a history."""
+
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from helpers import figures
+from helpers.policy import end_token_ids, sample_completion_ids
+from helpers.problems import Problem
+from helpers.runtime import CourseError
+from helpers.settings import Settings, SettingsError, profile_settings
+
+__all__ = [
+    "LiveCurve",
+    "NoSignalError",
+    "ProgressLines",
+    "Settings",
+    "SettingsError",
+    "build_trainer",
+    "check_signal",
+    "grpo_config",
+    "history_frame",
+    "profile_settings",
+    "train_dataset",
+]
+
+RewardFunction = Callable[..., list[float | None]]
+
+# TRL's log keys and the columns they become; `kl` is there only where beta > 0.
+COLUMNS = {
+    "step": "step",
+    "reward": "reward",
+    "frac_reward_zero_std": "frac_reward_zero_std",
+    "entropy": "entropy",
+    "completions/mean_length": "completion_length",
+    "completions/clipped_ratio": "clipped_ratio",
+    "grad_norm": "grad_norm",
+    "loss": "loss",
+    "kl": "kl",
+    "learning_rate": "learning_rate",
+    "step_time": "seconds",
+    "grading_seconds": "grading_seconds",
+}
+
+
+class NoSignalError(CourseError):
+    """Every group sampled has one and the same reward throughout, so that there is nothing to learn from."""
+
+
+def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
+    """The settings as TRL's GRPOConfig: one optimizer step per generation batch, no checkpoints, no reporting."""
+    return GRPOConfig(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=settings.completions_per_step,
+        num_generations=settings.num_generations,
+        max_completion_length=settings.max_completion_length,
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        temperature=settings.temperature,
+        loss_type=settings.loss_type,
+        scale_rewards=settings.scale_rewards,
+        beta=settings.beta,
+        epsilon=settings.epsilon,
+        max_grad_norm=settings.max_grad_norm,
+        mask_truncated_completions=settings.mask_truncated_completions,
+        seed=settings.seed,
+        use_cpu=settings.device == "cpu",
+        bf16=False,  # TRL's default; on a CPU it is slower, and TRL refuses it without a GPU
+        activation_checkpointing=False,  # saves memory that a small model does not need, for a sixth of the time
+        dataloader_pin_memory=settings.device != "cpu",
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def train_dataset(problems: Sequence[Problem], settings: Settings) -> Dataset:
+    """One row per problem: what the policy reads (`prompt`) and what the reward functions need to grade.
+
+    Raises SettingsError where the problems do not fill one step: TRL would then train for 0 steps without a word.
+    """
+    if len(problems) < settings.prompts_per_step:
+        raise SettingsError(
+            f"One step needs {settings.prompts_per_step} prompts (prompts_per_step), and there are only {len(problems)}."
+        )
+    return Dataset.from_list(
+        [
+            {
+                "prompt": problem.prompt,
+                "code_prompt": problem.prompt,
+                "test": problem.test,
+                "entry_point": problem.entry_point,
+                "task_id": problem.task_id,
+            }
+            for problem in problems
+        ]
+    )
+
+
+def build_trainer(
+    settings: Settings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    reward_funcs: RewardFunction | Sequence[RewardFunction],
+    output_dir: str | Path,
+    *,
+    allow_no_signal: bool = False,
+) -> GRPOTrainer:
+    """A GRPOTrainer that draws a live curve in a notebook and prints text lines elsewhere.
+
+    Its `train()` refuses to start with NoSignalError where the first groups carry no signal, unless
+    `allow_no_signal`. Raises SettingsError where the problems do not fill one step.
+    """
+    dataset = train_dataset(problems, settings)
+    functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
+    torch.set_num_threads(settings.threads)
+    # At every step TRL 1.16 asks transformers 5 by a name it has since changed: nothing a reader could act on.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    trainer = GRPOTrainer(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=[_timed(function) for function in functions],
+        args=grpo_config(settings, output_dir),
+        train_dataset=dataset,
+    )
+    trainer.remove_callback(PrinterCallback)  # prints some 25 raw numbers per step
+    if not allow_no_signal:
+        trainer.add_callback(_SignalCheck(settings, tokenizer, dataset, functions))
+    trainer.add_callback(LiveCurve() if figures.in_notebook() else ProgressLines())
+    return trainer
+
+
+def check_signal(
+    settings: Settings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    reward_funcs: Sequence[RewardFunction],
+    max_batches: int = 3,
+) -> None:
+    """Sample up to `max_batches` steps' worth of groups and stop at the first whose rewards differ.
+
+    No random stream that training draws from is moved. Raises NoSignalError, with what was seen and the way out,
+    where in every group all rewards are equal: then all advantages are 0 (arXiv 2402.03300, equation in 4.1.2).
+    """
+    order = random.Random(settings.seed).sample(range(len(dataset)), len(dataset))
+    rewards, cut_off = [], []
+    with _random_streams_kept():
+        for start in range(0, min(len(order), max_batches * settings.prompts_per_step), settings.prompts_per_step):
+            rows = [dataset[i] for i in order[start : start + settings.prompts_per_step]]
+            groups, cut = _sample_rewards(settings, model, tokenizer, rows, reward_funcs)
+            if any(np.ptp(group[~np.isnan(group)]) > 0 for group in groups if not np.isnan(group).all()):
+                return
+            rewards.append(groups)
+            cut_off.append(cut)
+    raise NoSignalError(_no_signal_message(np.concatenate(rewards), float(np.mean(cut_off)), settings))
+
+
+def history_frame(trainer: GRPOTrainer) -> pd.DataFrame:
+    """One row per step: step, reward, frac_reward_zero_std (share of groups without signal), entropy (nats a token),
+    completion_length (tokens), clipped_ratio (share of completions cut off), grad_norm, loss, learning_rate, seconds,
+    grading_seconds (part of seconds).
+    """
+    return _frame(trainer.state.log_history)
+
+
+class ProgressLines(TrainerCallback):
+    """Print one line of text every few steps."""
+
+    def __init__(self, every: int = 5) -> None:
+        self.every = every
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        last = _frame(state.log_history).iloc[-1:]
+        due = state.global_step % self.every == 0 or state.global_step in (1, state.max_steps)
+        if due and "loss" in state.log_history[-1]:
+            (row,) = last.to_dict("records")
+            print(
+                f"step {row['step']:>3.0f}/{state.max_steps}  reward {row['reward']:.2f}  "
+                f"groups without signal {row['frac_reward_zero_std']:.2f}  entropy {row['entropy']:.3f}  "
+                f"length {row['completion_length']:.0f}  {row['seconds']:.1f} s",
+                flush=True,
+            )
+
+
+class LiveCurve(TrainerCallback):
+    """Draw the learning curves in a notebook and redraw them in place; the last drawing stays as the output."""
+
+    def __init__(self, every: int = 5) -> None:
+        self.every = every
+        self.picture: figures.LivePicture | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.picture = figures.LivePicture()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self._draw(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._draw(state)
+        self.picture.finish()
+
+    def _draw(self, state: Any) -> None:
+        history = _frame(state.log_history)
+        self.picture.draw(figures.learning_curves(history), figures.describe_history(history))
+
+
+class _SignalCheck(TrainerCallback):
+    """Look for signal before the first step."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        reward_funcs: Sequence[RewardFunction],
+    ) -> None:
+        self.settings, self.tokenizer, self.dataset, self.reward_funcs = settings, tokenizer, dataset, reward_funcs
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            check_signal(self.settings, model, self.tokenizer, self.dataset, self.reward_funcs)
+
+
+def _timed(reward_function: RewardFunction) -> RewardFunction:
+    """Log the seconds a reward function takes, under its own name and signature."""
+
+    @wraps(reward_function)
+    def timed(*args: Any, **kwargs: Any) -> list[float | None]:
+        start = perf_counter()
+        rewards = reward_function(*args, **kwargs)
+        kwargs["log_metric"]("grading_seconds", perf_counter() - start)
+        return rewards
+
+    return timed
+
+
+def _frame(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    steps = [entry for entry in log_history if "loss" in entry]  # the last entry is a summary of the run
+    present = [key for key in COLUMNS if key != "kl" or any(key in entry for entry in steps)]
+    rows = [{COLUMNS[key]: entry.get(key) for key in present} for entry in steps]
+    frame = pd.DataFrame(rows, columns=[COLUMNS[key] for key in present]).astype(float)
+    return frame.astype({"step": int})
+
+
+@contextmanager
+def _random_streams_kept() -> Iterator[None]:
+    """Put the streams of random, numpy and torch back afterwards: a reward function may draw from any of them."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
+
+
+def _sample_rewards(
+    settings: Settings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    reward_funcs: Sequence[RewardFunction],
+) -> tuple[np.ndarray, float]:
+    """Rewards of one group per row, shape (rows, num_generations), NaN where not graded; and the share cut off."""
+    groups = sample_completion_ids(
+        model,
+        tokenizer,
+        [row["prompt"] for row in rows],
+        num_samples=settings.num_generations,
+        temperature=settings.temperature,
+        max_completion_length=settings.max_completion_length,
+        seed=settings.seed,
+    )
+    ids = [sample for group in groups for sample in group]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    columns = {name: [row[name] for row in rows for _ in range(settings.num_generations)] for name in rows[0]}
+    prompts = columns.pop("prompt")
+    columns |= {"completion_ids": ids, "log_metric": lambda *_: None, "log_extra": lambda *_: None}
+    rewards = [function(prompts=prompts, completions=texts, **columns) for function in reward_funcs]
+    scores = np.array(rewards, dtype=float)  # (functions, completions); None becomes NaN
+    total = np.where(np.isnan(scores).all(axis=0), np.nan, np.nansum(scores, axis=0))
+    ends = set(end_token_ids(model, tokenizer))
+    return total.reshape(len(rows), -1), float(np.mean([sample[-1] not in ends for sample in ids]))
+
+
+def _no_signal_message(rewards: np.ndarray, cut_off: float, settings: Settings) -> str:
+    seen = np.unique(rewards[~np.isnan(rewards)])
+    if seen.size == 0:
+        what, way_out = "no completion could be graded", "look at the verifier first"
+    elif cut_off > 0.5:
+        what = f"{cut_off:.0%} of the completions were cut off before their end"
+        way_out = f"raise max_completion_length (now {settings.max_completion_length})"
+    elif seen.size == 1 and seen[0] <= 0:
+        what, way_out = f"every reward was {seen[0]:g}", "take easier problems or a better starting model"
+    else:
+        what = "every reward was " + " or ".join(f"{value:g}" for value in seen[:4])
+        way_out = "take harder problems or a finer reward"
+    return (
+        f"In all {len(rewards)} groups sampled before training, the {rewards.shape[1]} completions of a group had equal "
+        f"rewards ({what}), so every advantage is 0 and nothing can be learned: {way_out}, or allow it "
+        "(allow_no_signal=True, --allow-no-signal)."
+    )
