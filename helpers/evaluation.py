@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import comb
 
 import numpy as np
@@ -130,8 +130,18 @@ def evaluate(
 
     Raises ValueError for no problems, GradingError where the verifier could not grade.
     """
-    greedy = _complete(model, tokenizer, problems, 1, 0.0, max_completion_length, seed)
-    sampled = _complete(model, tokenizer, problems, num_samples, temperature, max_completion_length, seed)
+    if not problems:
+        raise ValueError("There are no problems to evaluate on.")
+    sample = partial(
+        sample_completions,
+        model,
+        tokenizer,
+        [problem.prompt for problem in problems],
+        max_completion_length=max_completion_length,
+        seed=seed,
+    )
+    greedy = sample(temperature=0)
+    sampled = sample(num_samples=num_samples, temperature=temperature)
     verdicts = grade(problems, [[*first, *others] for first, others in zip(greedy, sampled, strict=True)])
     return Evaluation(
         task_ids=tuple(problem.task_id for problem in problems),
@@ -194,32 +204,11 @@ def temperature_sweep(
     seed: int = 0,
 ) -> pd.DataFrame:
     """pass@1 at each temperature (0 is greedy, one sample): columns temperature, pass@1, low, high (95 % interval)."""
+    sample = partial(sample_completions, model, tokenizer, [problem.prompt for problem in problems], seed=seed)
     rows = []
     for temperature in temperatures:
         samples = num_samples if temperature else 1
-        completions = _complete(model, tokenizer, problems, samples, temperature, max_completion_length, seed)
+        completions = sample(num_samples=samples, temperature=temperature, max_completion_length=max_completion_length)
         shares = [sum(passed) / samples for passed in grade(problems, completions)]
         rows.append((temperature, float(np.mean(shares)), *bootstrap_interval(shares)))
     return pd.DataFrame(rows, columns=["temperature", "pass@1", "low", "high"])
-
-
-def _complete(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    num_samples: int,
-    temperature: float,
-    max_completion_length: int,
-    seed: int,
-) -> list[list[str]]:
-    if not problems:
-        raise ValueError("There are no problems to evaluate on.")
-    return sample_completions(
-        model,
-        tokenizer,
-        [problem.prompt for problem in problems],
-        num_samples=num_samples,
-        temperature=temperature,
-        max_completion_length=max_completion_length,
-        seed=seed,
-    )

@@ -1,6 +1,5 @@
 """Every figure: Okabe-Ito colours with a second cue beside colour, and alternative text stored and printed."""
 
-from collections.abc import Mapping
 from io import BytesIO
 from textwrap import fill
 

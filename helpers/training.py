@@ -20,21 +20,8 @@ from helpers import figures
 from helpers.policy import end_token_ids, sample_completion_ids
 from helpers.problems import Problem
 from helpers.runtime import CourseError
-from helpers.settings import Settings, SettingsError, profile_settings
-
-__all__ = [
-    "LiveCurve",
-    "NoSignalError",
-    "ProgressLines",
-    "Settings",
-    "SettingsError",
-    "build_trainer",
-    "check_signal",
-    "grpo_config",
-    "history_frame",
-    "profile_settings",
-    "train_dataset",
-]
+from helpers.settings import Settings, SettingsError
+from helpers.settings import profile_settings as profile_settings
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -95,7 +82,7 @@ def train_dataset(problems: Sequence[Problem], settings: Settings) -> Dataset:
     """
     if len(problems) < settings.prompts_per_step:
         raise SettingsError(
-            f"One step needs {settings.prompts_per_step} prompts (prompts_per_step), and there are only {len(problems)}."
+            f"One step needs {settings.prompts_per_step} prompts (prompts_per_step), and there are {len(problems)}."
         )
     return Dataset.from_list(
         [
@@ -140,8 +127,8 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)  # prints some 25 raw numbers per step
     if not allow_no_signal:
-        trainer.add_callback(_SignalCheck(settings, tokenizer, dataset, functions))
-    trainer.add_callback(LiveCurve() if figures.in_notebook() else ProgressLines())
+        trainer.add_callback(_SignalCheck(lambda policy: check_signal(settings, policy, tokenizer, dataset, functions)))
+    trainer.add_callback(Progress())
     return trainer
 
 
@@ -179,63 +166,44 @@ def history_frame(trainer: GRPOTrainer) -> pd.DataFrame:
     return _frame(trainer.state.log_history)
 
 
-class ProgressLines(TrainerCallback):
-    """Print one line of text every few steps."""
+class Progress(TrainerCallback):
+    """Every few steps: redraw the learning curves in a notebook, print a line of text elsewhere."""
 
     def __init__(self, every: int = 5) -> None:
         self.every = every
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        last = _frame(state.log_history).iloc[-1:]
-        due = state.global_step % self.every == 0 or state.global_step in (1, state.max_steps)
-        if due and "loss" in state.log_history[-1]:
-            (row,) = last.to_dict("records")
-            print(
-                f"step {row['step']:>3.0f}/{state.max_steps}  reward {row['reward']:.2f}  "
-                f"groups without signal {row['frac_reward_zero_std']:.2f}  entropy {row['entropy']:.3f}  "
-                f"length {row['completion_length']:.0f}  {row['seconds']:.1f} s",
-                flush=True,
-            )
-
-
-class LiveCurve(TrainerCallback):
-    """Draw the learning curves in a notebook and redraw them in place; the last drawing stays as the output."""
-
-    def __init__(self, every: int = 5) -> None:
-        self.every = every
-        self.picture: figures.LivePicture | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.picture = figures.LivePicture()
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
-            self._draw(state)
+        """Show the newest step if its turn has come; `state` holds the log so far."""
+        due = state.global_step % self.every == 0 or state.global_step in (1, state.max_steps)
+        if not due or "loss" not in state.log_history[-1]:
+            return
+        history = _frame(state.log_history)
+        if figures.in_notebook():
+            self.picture.draw(figures.learning_curves(history), figures.describe_history(history))
+        else:
+            print(_line(history.iloc[-1], state.max_steps), flush=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._draw(state)
-        self.picture.finish()
-
-    def _draw(self, state: Any) -> None:
-        history = _frame(state.log_history)
-        self.picture.draw(figures.learning_curves(history), figures.describe_history(history))
+        """Leave the last drawing with its sentence below."""
+        if figures.in_notebook():
+            self.picture.finish()
 
 
 class _SignalCheck(TrainerCallback):
-    """Look for signal before the first step."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        tokenizer: PreTrainedTokenizerBase,
-        dataset: Dataset,
-        reward_funcs: Sequence[RewardFunction],
-    ) -> None:
-        self.settings, self.tokenizer, self.dataset, self.reward_funcs = settings, tokenizer, dataset, reward_funcs
+    def __init__(self, check: Callable[[PreTrainedModel], None]) -> None:
+        self.check = check
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step == 0:
-            check_signal(self.settings, model, self.tokenizer, self.dataset, self.reward_funcs)
+        self.check(model)
+
+
+def _line(row: pd.Series, max_steps: int) -> str:
+    return (
+        f"step {row['step']:3.0f}/{max_steps}  reward {row['reward']:.2f}  groups without signal "
+        f"{row['frac_reward_zero_std']:.2f}  entropy {row['entropy']:.3f}  length {row['completion_length']:.0f}  "
+        f"{row['seconds']:.1f} s"
+    )
 
 
 def _timed(reward_function: RewardFunction) -> RewardFunction:
@@ -311,7 +279,7 @@ def _no_signal_message(rewards: np.ndarray, cut_off: float, settings: Settings) 
         what = "every reward was " + " or ".join(f"{value:g}" for value in seen[:4])
         way_out = "take harder problems or a finer reward"
     return (
-        f"In all {len(rewards)} groups sampled before training, the {rewards.shape[1]} completions of a group had equal "
-        f"rewards ({what}), so every advantage is 0 and nothing can be learned: {way_out}, or allow it "
-        "(allow_no_signal=True, --allow-no-signal)."
+        f"In all {len(rewards)} groups sampled before training, the {rewards.shape[1]} completions of a group had "
+        f"equal rewards ({what}), so every advantage is 0 and nothing can be learned: {way_out}, or go on all the "
+        "same (allow_no_signal=True, --allow-no-signal)."
     )
