@@ -10,15 +10,15 @@ os.environ["MPLBACKEND"] = "Agg"
 for name in ("COURSE_OUTPUT", "COURSE_STRICT", "GRPO_PROFILE"):
     os.environ.pop(name, None)
 
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+import sys
+from pathlib import Path
 
-import pytest  # noqa: E402
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from helpers import runtime  # noqa: E402
+from helpers import runtime
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,146 @@
+"""runtime: the folder for results, the check of packages, profiles, seeds; and that it stays light."""
+
+import random
+import subprocess
+import sys
+import types
+
+import pytest
+
+from helpers import runtime
+from helpers.runtime import CourseError
+
+
+def fresh(code: str, root, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter of its own, in the project's folder."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_root_holds_the_project(root):
+    assert runtime.project_root() == root
+    assert (root / "requirements.txt").is_file()
+
+
+def test_results_go_to_the_folder_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_OUTPUT", str(tmp_path / "new" / "results"))
+    assert runtime.output_folder() == tmp_path / "new" / "results"
+    assert runtime.output_folder().is_dir()
+
+
+def test_results_go_to_build_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("COURSE_OUTPUT", "")
+    assert runtime.output_folder() == tmp_path / "build"
+    assert (tmp_path / "build").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_gets_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COURSE_OUTPUT", str(tmp_path / "file" / "results"))
+    with pytest.raises(CourseError, match="set COURSE_OUTPUT to another folder"):
+        runtime.output_folder()
+
+
+def test_ready_where_all_is_there(capsys):
+    runtime.ready(["pytest>=1", "packaging"])
+    assert capsys.readouterr().out == f"Ready. Python {sys.version_info[0]}.{sys.version_info[1]}\n"
+
+
+def test_ready_names_what_is_missing_or_old():
+    with pytest.raises(CourseError) as raised:
+        runtime.ready(["packaging", "pytest>=999", "no-such-package-for-this-course"])
+    message = str(raised.value)
+    assert f"pytest>=999 (here is {pytest.__version__})" in message
+    assert "no-such-package-for-this-course" in message
+    assert "packaging" not in message
+    assert "pip install -r requirements.txt" in message and "restart the kernel" in message
+
+
+@pytest.mark.parametrize("version", [(3, 10, 14), (3, 14, 0)])
+def test_ready_refuses_other_pythons(version, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(CourseError, match=r"needs Python 3\.11 to 3\.13, and this kernel is 3\.1[04]"):
+        runtime.ready()
+
+
+def test_a_notebook_shows_the_sentence_alone():
+    assert CourseError("One sentence.")._render_traceback_() == ["One sentence."]
+
+
+def test_the_first_cell_loads_nothing_heavy_and_is_quick(root):
+    code = """
+import sys, time
+start = time.perf_counter()
+from helpers.runtime import ready
+ready(["torch>=2", "trl>=1", "transformers", "matplotlib"])
+assert time.perf_counter() - start < 0.3, time.perf_counter() - start
+heavy = {"torch", "numpy", "trl", "transformers", "huggingface_hub"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    best_of_three = [fresh(code, root) for _ in range(3)]
+    assert any(done.returncode == 0 for done in best_of_three), best_of_three[-1].stderr
+
+
+def test_offline_reaches_libraries_that_are_loaded(monkeypatch):
+    loaded = types.SimpleNamespace(HF_HUB_OFFLINE=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", loaded)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    runtime.offline()
+    assert loaded.HF_HUB_OFFLINE is True
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_offline_is_what_the_hub_library_then_says(order, root):
+    code = ["from helpers import runtime; runtime.offline()", "import huggingface_hub.constants as hub"]
+    code = code if order == "before" else code[::-1]
+    done = fresh("\n".join([*code, "assert hub.is_offline_mode()"]), root)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("gpu", "reason"), [(False, "there is no GPU here"), (True, "though there is a GPU")])
+def test_the_profile_is_tiny_and_says_why(gpu, reason, monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "has_gpu", lambda: gpu)
+    assert runtime.choose_profile() == "tiny"
+    said = capsys.readouterr().out
+    assert said.startswith("Profile tiny: ") and reason in said and said.count("\n") == 1
+
+
+def test_the_variable_chooses_the_profile_without_looking_for_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "has_gpu", lambda: pytest.fail("looked for a GPU"))
+    monkeypatch.setenv("GRPO_PROFILE", "tiny")
+    assert runtime.choose_profile() == "tiny"
+    assert "GRPO_PROFILE asks for it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("qwen", "not part of this version yet"), ("qwen-full", "not part"), ("Tiny", "no profile")]
+)
+def test_another_profile_gets_a_sentence(name, sentence, monkeypatch):
+    monkeypatch.setenv("GRPO_PROFILE", name)
+    with pytest.raises(CourseError, match=f"^GRPO_PROFILE={name} is {sentence}.* tiny.*$"):
+        runtime.choose_profile()
+
+
+def test_tiny_is_offline_and_nothing_else_is_touched(monkeypatch):
+    monkeypatch.setattr(runtime, "has_gpu", lambda: False)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    runtime.choose_profile()
+    assert runtime.os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_seeds_repeat_what_is_drawn():
+    numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
+
+    def draw(seed: int) -> tuple[float, ...]:
+        runtime.set_seeds(seed)
+        return random.random(), float(numpy.random.rand()), torch.rand(1).item()
+
+    assert draw(3) == draw(3)
+    assert not set(draw(3)) & set(draw(4))
+
+
+def test_seeds_without_torch_do_not_load_it(root):
+    code = "import sys; from helpers.runtime import set_seeds; set_seeds(1, False); print('torch' in sys.modules)"
+    assert fresh(code, root).stdout.strip() == "False"
