@@ -1,7 +1,8 @@
 """The policy: load a causal language model with its tokenizer, and sample completions from it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,20 +30,23 @@ def load_policy(
     Raises PolicyError where the folder is missing or holds no usable causal language model.
     """
     source = _resolve(model)
-    progress_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        policy = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        with _no_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            policy = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except Exception as error:  # the loaders raise many types; all of them mean the same to the reader
         raise PolicyError(f"No causal language model could be loaded from {model}: {_first_line(error)}") from error
-    finally:
-        if progress_bars:
-            transformers_logging.enable_progress_bar()
     if tokenizer.eos_token_id is None:
         raise PolicyError(f"The tokenizer in {model} names no end token (eos_token), so no completion could ever end.")
     _agree_on_special_tokens(policy, tokenizer)
     return policy.to(device or "cpu").eval(), tokenizer
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write model and tokenizer to `folder`, so that `load_policy` and transformers' Auto classes load them."""
+    with _no_progress_bars():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def sample_completions(
@@ -133,6 +137,17 @@ def _resolve(model: str | Path) -> str:
     if looks_like_a_path or Path(model).parent.is_dir():
         raise PolicyError(f"There is no model folder {model}.")
     return str(model)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _agree_on_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

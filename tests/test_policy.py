@@ -1,0 +1,178 @@
+import pytest
+import torch
+from random_policy import arithmetic_problems, save_random_policy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from helpers.policy import (
+    PolicyError,
+    end_token_ids,
+    load_policy,
+    sample_completion_ids,
+    sample_completions,
+    save_policy,
+)
+
+PROMPTS = [problem.prompt for problem in arithmetic_problems()]
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_random_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture
+def policy(folder):
+    return load_policy(folder)
+
+
+def greedy_one_by_one(model, tokenizer, prompt, length):
+    """Greedy decoding without padding, batching or a cache."""
+    ids, new = tokenizer(prompt)["input_ids"], []
+    for _ in range(length):
+        with torch.no_grad():
+            new.append(int(model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+        if new[-1] == tokenizer.eos_token_id:
+            break
+    return new
+
+
+def test_loads_float32_in_evaluation_mode_whatever_the_file_holds(policy, tmp_path):
+    model, tokenizer = policy
+    save_policy(model.to(torch.bfloat16), tokenizer, tmp_path)
+    again, _ = load_policy(tmp_path)
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    assert not again.training
+
+
+def test_saved_policy_loads_with_plain_transformers_and_writes_the_same(policy, tmp_path):
+    model, tokenizer = policy
+    save_policy(model, tokenizer, tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    expected = sample_completions(model, tokenizer, PROMPTS, max_completion_length=8)
+    assert sample_completions(*plain, PROMPTS, max_completion_length=8) == expected
+
+
+def test_loading_and_saving_draw_no_progress_bars(folder, tmp_path, capfd):
+    save_policy(*load_policy(folder), tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_folder_is_one_sentence(tmp_path):
+    with pytest.raises(PolicyError, match=r"There is no model folder .*absent\.$"):
+        load_policy(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", ["data/no_such_model", "no_such_model", "./no/such"])
+def test_a_missing_relative_folder_is_not_looked_for_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_: pytest.fail("asked the loader"))
+    with pytest.raises(PolicyError, match="There is no model folder"):
+        load_policy(name)
+
+
+def test_a_hub_id_reaches_the_loader(monkeypatch):
+    asked = []
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda source: asked.append(source) or 1 / 0)
+    with pytest.raises(PolicyError, match="No causal language model could be loaded from Qwen/Qwen2.5-Coder"):
+        load_policy("Qwen/Qwen2.5-Coder-0.5B-Instruct")
+    assert asked == ["Qwen/Qwen2.5-Coder-0.5B-Instruct"]
+
+
+def test_a_folder_without_a_model_is_one_sentence(tmp_path):
+    with pytest.raises(PolicyError, match=r"holds no model: it has no config\.json\.$"):
+        load_policy(tmp_path)
+
+
+def test_a_broken_config_is_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(PolicyError, match="No causal language model could be loaded") as caught:
+        load_policy(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_greedy_in_padded_batches_is_greedy_one_by_one(policy):
+    model, tokenizer = policy
+    prompts = [*PROMPTS, PROMPTS[0] + PROMPTS[1], "x"]  # lengths that need padding, and an order that sorting changes
+    sampled = sample_completion_ids(model, tokenizer, prompts, temperature=0, max_completion_length=12, batch_size=3)
+    assert sampled == [[greedy_one_by_one(model, tokenizer, prompt, 12)] for prompt in prompts]
+
+
+def test_samples_follow_the_models_distribution(policy):
+    model, tokenizer = policy
+    with torch.no_grad():
+        logits = model(torch.tensor([tokenizer(PROMPTS[0])["input_ids"]])).logits[0, -1]
+    for temperature in (0.5, 1.0):
+        (samples,) = sample_completion_ids(
+            model, tokenizer, PROMPTS[:1], num_samples=4000, temperature=temperature, max_completion_length=1
+        )
+        observed = torch.bincount(torch.tensor(samples)[:, 0], minlength=len(logits)) / 4000
+        expected = torch.softmax(logits / temperature, -1)
+        assert (observed - expected).abs().max() < 0.03  # four standard errors of a share of 0.5
+
+
+def test_the_checkpoints_own_sampling_settings_are_not_used(policy):
+    model, tokenizer = policy
+    settings = {"num_samples": 4, "max_completion_length": 10, "seed": 3}
+    expected = sample_completions(model, tokenizer, PROMPTS, **settings)
+    model.generation_config.update(top_p=0.1, top_k=1, repetition_penalty=5.0, temperature=0.1, do_sample=True)
+    assert sample_completions(model, tokenizer, PROMPTS, **settings) == expected
+    greedy = sample_completions(model, tokenizer, PROMPTS[:1], temperature=0, max_completion_length=10)
+    assert tokenizer.decode(greedy_one_by_one(model, tokenizer, PROMPTS[0], 10)) == greedy[0][0]
+
+
+def test_a_seed_fixes_the_samples_and_the_global_stream_stays(policy):
+    model, tokenizer = policy
+    settings = {"num_samples": 2, "max_completion_length": 10}
+    before = torch.get_rng_state()
+    first = sample_completions(model, tokenizer, PROMPTS, seed=5, **settings)
+    torch.randn(7)
+    assert sample_completions(model, tokenizer, PROMPTS, seed=5, **settings) == first
+    assert sample_completions(model, tokenizer, PROMPTS, seed=6, **settings) != first
+    torch.set_rng_state(before)
+    sample_completions(model, tokenizer, PROMPTS, seed=5, **settings)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_mode_is_put_back(policy):
+    model, tokenizer = policy
+    model.train()
+    sample_completions(model, tokenizer, PROMPTS[:1], max_completion_length=2)
+    assert model.training
+
+
+def test_completions_stop_at_the_end_token_and_texts_do_not_show_it(policy):
+    model, tokenizer = policy
+    end = tokenizer.eos_token_id
+    with torch.no_grad():  # a tied head scores tokens against the embedding: a copy of a common one becomes common
+        model.get_input_embeddings().weight[end] = 2 * model.get_input_embeddings().weight.abs().mean(0)
+    ids = sample_completion_ids(model, tokenizer, PROMPTS, num_samples=20, max_completion_length=12)
+    flat = [sample for samples in ids for sample in samples]
+    ended = [sample for sample in flat if end in sample]
+    assert 0 < len(ended) < len(flat)
+    assert all(sample.index(end) == len(sample) - 1 for sample in ended)
+    assert all(len(sample) == 12 for sample in flat if end not in sample)
+    texts = sample_completions(model, tokenizer, PROMPTS, num_samples=20, max_completion_length=12)
+    assert not any(tokenizer.eos_token in text for samples in texts for text in samples)
+
+
+def test_the_tokenizers_end_token_comes_first_among_those_the_model_names(policy):
+    model, tokenizer = policy
+    model.generation_config.eos_token_id = [7, tokenizer.eos_token_id]
+    assert end_token_ids(model, tokenizer) == [tokenizer.eos_token_id, 7]
+    model.generation_config.eos_token_id = None
+    assert end_token_ids(model, tokenizer) == [tokenizer.eos_token_id]
+
+
+def test_chat_messages_go_through_the_template(policy):
+    model, tokenizer = policy
+    tokenizer.chat_template = TEMPLATE
+    chat = [[{"role": "user", "content": "add"}]]
+    settings = {"temperature": 0, "max_completion_length": 6}
+    written_out = sample_completions(model, tokenizer, ["user: add\n"], **settings)
+    assert sample_completions(model, tokenizer, chat, **settings) == written_out
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"num_samples": 0}, {"max_completion_length": 0}])
+def test_impossible_sampling_is_refused(policy, wrong):
+    with pytest.raises(ValueError, match="at least"):
+        sample_completions(*policy, PROMPTS, **{"max_completion_length": 4} | wrong)
