@@ -78,7 +78,7 @@ def _verdict(answer: Any, tests: tuple[Test, ...]) -> str:
     except NotImplementedError:
         return unanswered
     except AssertionError as error:
-        return f"not yet. {error or 'One of the tests does not hold.'}"
+        return f"not yet. {str(error) or 'One of the tests does not hold.'}"
     except (Exception, SystemExit) as error:
         return f"not yet. Your code raised {type(error).__name__}: {error}{_line_of(answer, error)}"
     return "correct."

@@ -1,0 +1,340 @@
+"""helpers.notebooks: run, outputs and check, on small courses made for the test."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from helpers import notebooks
+from helpers.runtime import CourseError
+
+FOUR = notebooks.RESULT_NOTEBOOK
+PART = {"greedy": 0.25, "pass@1": 0.3, "pass@8": 0.9, "problems": 164, "samples": 8}
+PART["interval"] = {name: [0.2, 0.95] for name in ("greedy", "pass@1", "pass@8")}
+CHANGE = {name: {"difference": -0.125, "interval": [-0.2, 0.05]} for name in ("greedy", "pass@1", "pass@8")}
+RESULT = {"before": PART, "after": {**PART, "greedy": 1.0}, "change": CHANGE}
+
+
+@pytest.fixture
+def course(tmp_path: Path, root: Path) -> Path:
+    """A course without notebooks, in a folder whose name holds a space."""
+    course = tmp_path / "a course"
+    for folder in ("helpers", "notebooks", "data"):
+        (course / folder).mkdir(parents=True)
+    for name in ("__init__.py", "runtime.py", "exercises.py"):
+        shutil.copy(root / "helpers" / name, course / "helpers" / name)
+    shutil.copy(root / "requirements.txt", course)
+    return course
+
+
+def write(course: Path, name: str, *sources: str) -> Path:
+    """A notebook of a title, the bootstrap cell and code cells with these sources."""
+    cells = [new_markdown_cell(f"# {name}"), new_code_cell(notebooks.BOOTSTRAP_CELL)]
+    path = course / "notebooks" / f"{name}.ipynb"
+    nbformat.write(new_notebook(cells=[*cells, *map(new_code_cell, sources)]), path)
+    return path
+
+
+def saving(result: dict) -> str:
+    """Code of a cell that leaves a result as notebook 04 does."""
+    return (
+        "import json\nfrom helpers.runtime import output_folder\n"
+        f"folder = output_folder() / {FOUR!r}\nfolder.mkdir()\n"
+        f"_ = (folder / 'result.json').write_text(json.dumps({result!r}))"
+    )
+
+
+# --- run ---
+
+
+def test_run_executes_in_order_and_ends_with_the_table(course, capsys, monkeypatch):
+    monkeypatch.setenv("COURSE_STRICT", "1")  # must not reach a kernel: open exercises would stop the run
+    gap = "from helpers.exercises import ___, check\nanswer = ___\ncheck('Exercise 1', answer)"
+    # IPython keeps its third last output in ___; three outputs later the gap must still be the gap.
+    first = write(course, "01_first", "import os; assert os.getcwd().endswith('notebooks')", gap, "1", "2", "3", gap)
+    four = write(course, FOUR, "import os; assert os.environ['MPLBACKEND'] != 'Agg'", saving(RESULT))
+    committed = [path.read_bytes() for path in (first, four)]
+    (course / "build" / FOUR).mkdir(parents=True)
+    (course / "build" / FOUR / "mine.txt").write_text("a reader's own result")
+
+    for _ in range(2):  # a second run replaces what the first one left
+        assert notebooks.main(["run"], root=course) == 0
+    said = capsys.readouterr().out
+    assert said.index("01_first ") < said.index(f"{FOUR} ") < said.index("Peak memory") < said.index("Before and after")
+    assert "on 164 held-out problems, 8 samples each" in said
+    assert "greedy     25.0 % [20.0, 95.0]    100.0 % [20.0, 95.0]    -12.5 [-20.0, 5.0]" in said
+    assert [path.read_bytes() for path in (first, four)] == committed
+    executed = nbformat.read(course / "build" / "run" / "01_first.ipynb", 4)
+    assert [cell.execution_count for cell in executed.cells[1:]] == [1, 2, 3, 4, 5, 6, 7]
+    assert "Exercise 1: not answered yet" in executed.cells[-1].outputs[0].text
+    assert (course / "build" / FOUR / "mine.txt").exists()
+
+
+def test_run_stops_at_the_cell_that_fails_and_says_which(course, capsys):
+    write(course, "01_first", "def f(x):\n    return 1 / x", "f(1)", "f(0)", "'never'")
+    write(course, "02_second")
+    assert notebooks.main(["run"], root=course) == 1
+    captured = capsys.readouterr()
+    assert "01_first.ipynb, cell 5 (" in captured.err and "failed: f(0)" in captured.err
+    assert captured.err.splitlines()[-2].strip() == "ZeroDivisionError: division by zero"
+    assert "\x1b" not in captured.err and len(captured.err.splitlines()) < 12
+    assert "02_second" not in captured.out
+    assert (course / "build" / "run" / "01_first.ipynb").exists()
+
+
+def test_run_tells_a_kernel_that_dies(course, capsys):
+    write(course, "01_first", "import os", "os._exit(9)")
+    assert notebooks.main(["run"], root=course) == 1
+    assert "cell 4 (" in (said := capsys.readouterr().err) and "Kernel died" in said
+
+
+def test_run_without_a_result_fails(course, capsys):
+    write(course, FOUR)
+    stale = course / "build" / "run" / FOUR / "result.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text(json.dumps(RESULT))
+    assert notebooks.main(["run"], root=course) == 1
+    assert f"No before/after table: {FOUR} has not written" in capsys.readouterr().err
+
+
+def test_part_of_the_series_needs_no_table(course, capsys):
+    write(course, "01_first")
+    write(course, FOUR)
+    assert notebooks.main(["run", "01"], root=course) == 0
+    assert "Before and after" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", ["change", "greedy"])
+def test_a_result_that_lacks_something_is_told(missing, tmp_path):
+    result = json.loads(json.dumps(RESULT))
+    result.pop(missing, None)
+    result["before"].pop(missing, None)
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(CourseError, match=f"is not as expected .KeyError '.{missing}"):
+        notebooks.before_after_table(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize(("command", "status"), [("run", 1), ("outputs", 0), ("check", 0)])
+def test_a_course_without_notebooks(command, status, course, capsys):
+    assert notebooks.main([command], root=course) == status
+    captured = capsys.readouterr()
+    assert "Notebooks in order: 0." in captured.out or "There is no notebook in" in captured.err
+
+
+def test_a_name_that_fits_no_notebook(course, capsys):
+    write(course, "01_first")
+    assert notebooks.main(["check", "01", "07"], root=course) == 1
+    assert capsys.readouterr().err == "No notebook's name begins with '07'; there is: 01_first.\n"
+
+
+# --- outputs ---
+
+
+def test_outputs_refreshes_in_place_and_twice_the_same(course, capsys):
+    path = write(course, "01_first", "print('shown')", "1 + 1")
+    assert notebooks.main(["check"], root=course) == 1
+    assert "run `make outputs`" in capsys.readouterr().out
+    assert notebooks.main(["outputs"], root=course) == 0
+    once = path.read_bytes()
+    assert notebooks.main(["check"], root=course) == 0
+    assert notebooks.main(["outputs"], root=course) == 0
+    assert path.read_bytes() == once
+    notebook = json.loads(once)
+    assert [cell["id"] for cell in notebook["cells"]] == [f"01-first-{n}" for n in (1, 2, 3, 4)]
+    assert notebook["metadata"]["language_info"] == {"name": "python"}
+    assert sorted(os.listdir(path.parent)) == ["01_first.ipynb"]
+
+
+def test_outputs_leaves_a_failing_notebook_alone(course, capsys):
+    path = write(course, "01_first", "print('shown')", "1 / 0")
+    before = path.read_bytes()
+    assert notebooks.main(["outputs"], root=course) == 1
+    assert path.read_bytes() == before
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_outputs_keeps_what_went_to_stderr_and_complains(course, capsys):
+    path = write(course, "01_first", "import sys\nprint('a warning', file=sys.stderr)")
+    assert notebooks.main(["outputs"], root=course) == 1
+    assert "(01-first-3): text on stderr: a warning" in capsys.readouterr().out
+    assert "a warning" in path.read_text()
+
+
+# --- check ---
+
+
+@pytest.fixture
+def sound(course: Path) -> tuple[Path, dict]:
+    """A notebook without fault, as a path and as JSON."""
+    picture = new_output("display_data", {"image/png": "AAAA"}, metadata={"image/png": {"alt": "A rising line."}})
+    listing = new_output("stream", name="stdout", text="a path: notebooks/x\n")
+    cells = [
+        new_markdown_cell("# Title\n\n![A diagram](diagram.png)"),
+        new_code_cell("from helpers import runtime", outputs=[listing], execution_count=1),
+        new_markdown_cell("## The reward"),
+        new_code_cell("draw()", outputs=[picture], execution_count=2),
+        new_code_cell("", execution_count=None),
+    ]
+    notebook = new_notebook(cells=cells)
+    notebooks.normalise(notebook, course)
+    path = course / "notebooks" / "01_first.ipynb"
+    nbformat.write(notebook, path)
+    return path, json.loads(path.read_text())
+
+
+def test_a_sound_notebook_has_no_fault(sound, course):
+    assert list(notebooks.faults(sound[0], course)) == []
+
+
+def stream(name: str, text: str) -> dict:
+    return {"output_type": "stream", "name": name, "text": [text]}
+
+
+def result(text: str) -> dict:
+    return {"output_type": "execute_result", "execution_count": 2, "metadata": {}, "data": {"text/plain": [text]}}
+
+
+def picture(kind: str, **metadata: dict) -> dict:
+    return {"output_type": "display_data", "metadata": metadata, "data": {kind: "AAAA"}}
+
+
+ERROR = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": []}
+FAULTY = {
+    "changed code": (lambda nb: nb["cells"][3].update(source=["draw(1)"]), "outputs are older"),
+    "no hash": (lambda nb: nb["metadata"].pop("course"), "outputs are older"),
+    "not executed": (lambda nb: nb["cells"][3].update(execution_count=None), "not executed from top to bottom"),
+    "out of order": (lambda nb: nb["cells"][1].update(execution_count=3), "not executed from top to bottom"),
+    "error": (lambda nb: nb["cells"][3].update(outputs=[ERROR]), "an error in the outputs: ValueError: no"),
+    "stderr": (lambda nb: nb["cells"][3].update(outputs=[stream("stderr", "x\nlast")]), "text on stderr: last"),
+    "widgets": (lambda nb: nb["metadata"].update(widgets={}), "metadata.widgets"),
+    "kernel": (lambda nb: nb["metadata"]["kernelspec"].update(name="mine"), "kernelspec"),
+    "language": (lambda nb: nb["metadata"]["language_info"].update(version="3.11.7"), "language_info"),
+    "format": (lambda nb: nb.update(nbformat_minor=4), "not in nbformat 4.5"),
+    "no id": (lambda nb: nb["cells"][2].pop("id"), "an id that is missing"),
+    "same id": (lambda nb: nb["cells"][2].update(id=nb["cells"][1]["id"]), "there twice"),
+    "bad id": (lambda nb: nb["cells"][2].update(id="a b"), "malformed"),
+    "home": (lambda nb: nb["cells"][1].update(outputs=[stream("stdout", "/home/ann/x")]), "/home/ann"),
+    "temporary": (lambda nb: nb["cells"][1].update(outputs=[result("'/tmp/ab12'")]), "/tmp/a"),
+    "windows": (lambda nb: nb["cells"][1].update(outputs=[result("C:\\Users\\ann")]), "Users"),
+    "address": (lambda nb: nb["cells"][1].update(outputs=[result("<A object at 0x7f3a12345678>")]), "at 0x7f3a"),
+    "token": (lambda nb: nb["cells"][1].update(outputs=[result("hf_" + 25 * "a")]), "token of one machine"),
+    "token in source": (lambda nb: nb["cells"][0].update(source=["hf_" + 25 * "a"]), "an access token in the source"),
+    "figure": (lambda nb: nb["cells"][3].update(outputs=[picture("image/png")]), "a figure without alt text"),
+    "drawing": (lambda nb: nb["cells"][3].update(outputs=[picture("image/svg+xml")]), "a figure without alt text"),
+    "other alt": (
+        lambda nb: nb["cells"][3].update(outputs=[picture("image/svg+xml", **{"image/png": {"alt": "A line."}})]),
+        "a figure without alt text",
+    ),
+    "empty alt": (
+        lambda nb: nb["cells"][3].update(outputs=[picture("image/png", **{"image/png": {"alt": " "}})]),
+        "a figure without alt text",
+    ),
+    "image": (lambda nb: nb["cells"][0].update(source=["![](diagram.png)"]), "an image without alt text"),
+    "img": (lambda nb: nb["cells"][0].update(source=['<img src="a.png" alt="">']), "an image without alt text"),
+    "large": (lambda nb: nb["cells"][0].update(source=[1_000_001 * "x"]), "1.0 MB, more than 1 MB"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_check_finds(name, sound, course, capsys):
+    path, notebook = sound
+    change, message = FAULTY[name]
+    change(notebook)
+    path.write_text(json.dumps(notebook))
+    found = list(notebooks.faults(path, course))
+    assert len(found) == (2 if name == "same id" else 1) and message in found[0]
+    assert notebooks.main(["check"], root=course) == 1
+    assert capsys.readouterr().out.startswith("notebooks/01_first.ipynb: ")
+
+
+def test_check_reads_a_file_that_is_no_notebook(course, capsys):
+    (course / "notebooks" / "01_first.ipynb").write_text("{")
+    assert notebooks.main(["check"], root=course) == 1
+    assert "not a notebook" in capsys.readouterr().out
+
+
+def test_tagged_cells_may_fail_or_be_left_out(sound, course):
+    path, notebook = sound
+    notebook["cells"][3].update(metadata={"tags": ["raises-exception"]}, outputs=[ERROR])
+    notebook["cells"][4].update(metadata={"tags": ["skip-execution"]})
+    path.write_text(json.dumps(notebook))
+    assert list(notebooks.faults(path, course)) == []
+
+
+# --- the hash of the inputs ---
+
+
+def test_the_hash_follows_what_outputs_depend_on(course):
+    def hashed(code: str = "from helpers import a", text: str = "text") -> str:
+        return notebooks.inputs_hash([new_markdown_cell(text), new_code_cell(code)], course)
+
+    helpers = course / "helpers"
+    (helpers / "a.py").write_text("from .package.inner import x\n")
+    (helpers / "b.py").write_text("")
+    (helpers / "package").mkdir()
+    for name in ("__init__", "inner", "started_as_a_process"):
+        (helpers / "package" / f"{name}.py").write_text("")
+    first = hashed()
+    assert hashed(text="other text") == first
+    assert hashed("from helpers import a, b") != first
+    (helpers / "b.py").write_text("changed = 1")
+    (course / "data" / "README.md").write_text("words")
+    (course / "data" / ".hidden").write_text("nothing")
+    assert hashed() == first
+    for path in (helpers / "a.py", helpers / "package" / "started_as_a_process.py", course / "data" / "new.jsonl"):
+        before = hashed()
+        path.write_text("# changed\nfrom helpers.package import inner")
+        assert hashed() != before, path
+    before = hashed()
+    (course / "requirements.txt").write_text("torch==1.0")
+    assert hashed() != before
+
+
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("import helpers.rewards as r\nimport math", {"rewards"}),
+        ("from helpers.verifier.pool import grade", {"verifier"}),
+        ("from helpers import problems, rewards", {"problems", "rewards"}),
+        ("def f():\n    from ..policy import sample", {"policy"}),
+        ("%matplotlib inline\n!python -m helpers.train --profile tiny", {"train"}),
+        ("%%bash\nls 'unclosed", set()),
+        ("from os import path", set()),
+    ],
+)
+def test_imports_of_helpers_are_found(code, names):
+    assert notebooks.imported_helpers(code) >= names
+    assert not names or notebooks.imported_helpers(code) - names <= {"sample"}
+
+
+def test_names_of_cells_are_kept_and_made_from_headings():
+    cells = [
+        new_markdown_cell("# Title", id="my-own-name"),
+        new_code_cell("1", id="0a1b2c3d"),
+        new_markdown_cell("Words.\n\n## Pass@k, measured!"),
+        new_code_cell("# no heading", id="d2f6ac1e-4f50-4c4e-9d51-6f2f0f1c2a3b"),
+        new_code_cell("2", id="pass-k-measured-2"),
+    ]
+    notebooks.name_cells(cells)
+    assert [cell.id for cell in cells] == [
+        "my-own-name",
+        "title-1",
+        "pass-k-measured-1",
+        "pass-k-measured-3",
+        "pass-k-measured-2",
+    ]
+
+
+def test_widgets_and_traces_of_editors_are_dropped(course):
+    widget = new_output("display_data", {notebooks.WIDGET: {}, "text/plain": "bar"})
+    cell = new_code_cell("1", outputs=[widget], metadata={"tags": ["exercise"], "execution": {}, "vscode": {}})
+    notebook = new_notebook(cells=[cell], metadata={"widgets": {}, "course": {"minutes": 3}})
+    notebooks.normalise(notebook, course)
+    assert notebook.cells[0].metadata == {"tags": ["exercise"]}
+    assert notebook.cells[0].outputs[0].data == {"text/plain": "bar"}
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "course"}
+    assert set(notebook.metadata.course) == {"minutes", "inputs"}
