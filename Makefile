@@ -41,7 +41,7 @@ setup:
 	        echo "$(NEEDED); PYTHON=$$asked is $${given:-no Python that runs}." >&2; exit 1; \
 	    fi; \
 	    if [ -n "$$version" ] && [ "$${version%.*}" != "$${given%.*}" ] && [ ! -e $(STAMP) ]; then \
-	        echo "Here is a .venv of Python $$version that make did not finish; remove it to use $$asked: rm -r .venv" >&2; \
+	        echo "The .venv here is of Python $$version and not made by make; to use $$asked, remove it: rm -r .venv" >&2; \
 	        exit 1; \
 	    fi; \
 	    [ "$${version%.*}" = "$${given%.*}" ] || { version=''; chosen=$$asked; }; \
@@ -81,10 +81,13 @@ lab: setup
 run: setup
 	@$(VENV_PYTHON) -m helpers.notebooks run
 
-# Two calls: the first one's settings (tests/conftest.py) are not meant for the notebooks' kernels.
+# Two calls: what tests/conftest.py sets is not meant for the notebooks' kernels.
 test: setup
 	$(VENV_PYTHON) -m pytest --durations=10 tests
-	COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 --durations=0 notebooks
+	@if ls notebooks/*.ipynb >/dev/null 2>&1; then set -x; \
+	    COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 \
+	        --durations=0 notebooks; \
+	else echo "There is no notebook in notebooks/ to run."; fi
 
 lint: setup
 	$(VENV_PYTHON) -m ruff check helpers tests notebooks

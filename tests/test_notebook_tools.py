@@ -114,7 +114,7 @@ def test_a_result_that_lacks_something_is_told(missing, tmp_path):
     result.pop(missing, None)
     result["before"].pop(missing, None)
     (tmp_path / "result.json").write_text(json.dumps(result))
-    with pytest.raises(CourseError, match=f"is not as expected .KeyError '.{missing}"):
+    with pytest.raises(CourseError, match=f"is not as expected .KeyError '{missing}"):
         notebooks.before_after_table(tmp_path / "result.json")
 
 
