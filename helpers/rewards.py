@@ -1,0 +1,274 @@
+"""Reward functions for TRL: completions -> programs -> verdicts -> rewards.
+
+`extract_code` makes the program, `helpers.verifier` grades it, and `passes_tests` turns the verdict into 1.0 or 0.0.
+The prompt conventions are HumanEval's (arXiv 2107.03374): a prompt ends before the body of the function it asks for.
+"""
+
+import ast
+import re
+import textwrap
+import warnings
+from collections.abc import Sequence
+
+from helpers.verifier import Outcome, Submission, Verdict, grade_programs
+
+# A model that is asked for more tokens than its answer needs writes on behind these; what follows is no answer.
+# "</s>" counts only where text or a line ends: it is an HTML tag too, and an answer may hold it in a string.
+END_OF_TEXT = re.compile(
+    r"<\|(?:endoftext|im_end|end_of_text|eot_id|eom_id|EOT|end|return|file_sep|repo_name|fim_pad)\|>"
+    r"|<｜end▁of▁sentence｜>|(?:</s>|<eos>|<end_of_turn>)(?=\s|<|$)"
+)
+START_OF_TEXT = re.compile(r"^\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>(?:assistant\n)?)+")
+FENCE = re.compile(r"^ {0,3}```+([^`]*)$")  # deeper ones stand in docstrings
+CODE_START = re.compile(r"(?:from|import|def|class|async|@)")
+FUTURE_IMPORT = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
+PROSE = re.compile(r"[^\W\d][^(=]*$")  # a line at the margin that neither calls nor assigns
+
+
+def passes_tests(
+    prompts: Sequence,
+    completions: Sequence,
+    *,
+    test: Sequence[str],
+    entry_point: Sequence[str],
+    code_prompt: Sequence[str | None] | None = None,
+    **kwargs: object,
+) -> list[float | None]:
+    """Reward 1.0 where the program passes its problem's tests, 0.0 where it does not, None where grading broke down.
+
+    A reward function for TRL's GRPOTrainer: `test`, `entry_point` and `code_prompt` are data set columns, one entry per
+    completion. The program is made from `code_prompt`, the problem's own text, and the completion; where a row has
+    none, a string prompt stands in for it. Raises ValueError for columns that do not fit, BrokenTestsError for tests
+    that do not run, and GradingError where grading does not work on this machine.
+    """
+    graded = verdicts(prompts, completions, test=test, entry_point=entry_point, code_prompt=code_prompt)
+    return [reward_of(verdict) for verdict in graded]
+
+
+def verdicts(
+    prompts: Sequence,
+    completions: Sequence,
+    *,
+    test: Sequence[str],
+    entry_point: Sequence[str],
+    code_prompt: Sequence[str | None] | None = None,
+    **limits: object,
+) -> list[Verdict]:
+    """Grade each completion and say how it ended and why; `passes_tests` is made from this.
+
+    Takes the same columns, and `workers`, `timeout` and `memory` as `helpers.verifier.grade_programs` does.
+    """
+    code_prompts = [None] * len(completions) if code_prompt is None else code_prompt
+    columns = {"prompts": prompts, "test": test, "entry_point": entry_point, "code_prompt": code_prompts}
+    for name, column in columns.items():
+        _check_column(name, column, len(completions))
+    rows = zip(prompts, completions, test, entry_point, code_prompts, strict=True)
+    return grade_programs([_submission(*row) for row in rows], **limits)
+
+
+def reward_of(verdict: Verdict) -> float | None:
+    """1.0 for passed, 0.0 for every other verdict on the program, None where there is none; TRL leaves None out."""
+    if verdict.outcome is Outcome.INFRASTRUCTURE_FAILED:
+        return None
+    return 1.0 if verdict.passed else 0.0
+
+
+def extract_code(prompt: str, completion: str, entry_point: str) -> str:
+    """Make the program to run from a problem's prompt and a model's answer.
+
+    The answer may go on with the function's body, write the whole function, or be a chat answer with fenced code: the
+    last fence that defines `entry_point` counts, else the last one. The prompt is kept as a whole, with its imports
+    and helpers. What follows the function is kept where all of it is Python, and cut at the first unindented line
+    that is not. Where no reading gives a program, the plain text is returned, to fail with its own SyntaxError.
+    """
+    prompt, text = _unix_newlines(prompt), _clean(completion)
+    blocks = _fenced_blocks(text, entry_point)
+    if not blocks or _error_line(_context(prompt) + text) is None:  # fences may stand in a docstring
+        return _whole_function(prompt, text, entry_point) or _continuation(prompt, text) or prompt + text
+    block = next((block for block in reversed(blocks) if _defines(block, entry_point)), blocks[-1])
+    return _whole_function(prompt, block, entry_point) or _fenced_body(prompt, block) or prompt + block
+
+
+def _check_column(name: str, column: Sequence, length: int) -> None:
+    if isinstance(column, str) or len(column) != length:
+        found = "one string" if isinstance(column, str) else len(column)
+        raise ValueError(f"'{name}' must hold one entry for each of the {length} completions, not {found}.")
+
+
+def _submission(prompt: object, completion: object, test: str, entry_point: str, code_prompt: str | None) -> Submission:
+    if code_prompt is None:
+        if not isinstance(prompt, str):
+            raise ValueError(
+                "A conversational prompt does not say where the code begins: give the data set a 'code_prompt' column "
+                "with each problem's own text."
+            )
+        code_prompt = prompt
+    program = extract_code(code_prompt, _completion_text(completion), entry_point)
+    return Submission(program=program, prompt=code_prompt, test=test, entry_point=entry_point)
+
+
+def _completion_text(completion: object) -> str:
+    """The text of a completion: a string, or the last message of the assistant's in TRL's conversational form."""
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, Sequence):
+        for message in reversed(completion):
+            if isinstance(message, dict) and message.get("role") == "assistant":
+                return _message_text(message.get("content"))
+    raise ValueError(
+        "A completion must be a string or a list of messages with one from the 'assistant', "
+        f"not {type(completion).__name__}."
+    )
+
+
+def _message_text(content: object) -> str:
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""  # a message that only calls tools has no text
+
+
+def _unix_newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _clean(completion: str) -> str:
+    text = START_OF_TEXT.sub("", _unix_newlines(completion))
+    end = END_OF_TEXT.search(text)
+    return text[: end.start()] if end else text
+
+
+def _defines(text: str, entry_point: str) -> bool:
+    name = re.escape(entry_point)
+    return re.search(rf"^(?:(?:async\s+)?def\s+{name}\s*\(|{name}\s*=[^=])", text, re.MULTILINE) is not None
+
+
+def _starts_indented(text: str) -> bool:
+    lines = (line for line in text.split("\n") if line.strip() and not line.startswith("#"))
+    return next(lines, "").startswith((" ", "\t"))
+
+
+def _context(prompt: str) -> str:
+    """The prompt as a program of its own, "" where it is no Python."""
+    for context in (prompt + "\n", prompt + "\n    pass\n"):  # a prompt may end with the signature
+        if _error_line(context) is None:
+            return context
+    return ""
+
+
+def _whole_function(prompt: str, text: str, entry_point: str) -> str | None:
+    """The program where the text defines the function itself: behind the prompt, whose own stub it replaces."""
+    dedented = textwrap.dedent(text)
+    if _starts_indented(dedented) or not _defines(dedented, entry_point):
+        return None
+    if _starts_indented(text) and _error_line(dedented) is not None:
+        return None  # a body whose inner function has the name of the outer one
+    future = "".join(FUTURE_IMPORT.findall(dedented))  # only allowed at the very top
+    prefix = future + _context(prompt)
+    lines = FUTURE_IMPORT.sub("", dedented).split("\n")
+    for start in _code_starts(lines, entry_point):
+        kept = _longest_program(prefix, "\n".join(lines[start:]))
+        if kept is not None and _defines(kept, entry_point):
+            return prefix + kept
+    return None
+
+
+def _code_starts(lines: list[str], entry_point: str) -> list[int]:
+    """Where the code may begin, behind prose: at the top, or at a line that looks like code, up to the function."""
+    end = next(number for number, line in enumerate(lines) if _defines(line, entry_point))
+    starts = [number for number in range(end) if CODE_START.match(lines[number])]
+    return [0, *starts[:8], end]
+
+
+def _continuation(prompt: str, text: str) -> str | None:
+    """The program where the text goes on with the body that the prompt leaves open."""
+    if not _starts_indented(text) and text.strip() and prompt.endswith("\n"):
+        return None
+    breaks = ("",) if prompt.endswith("\n") or text.startswith("\n") else ("", "\n")
+    for line_break in breaks:
+        kept = _longest_program(prompt + line_break, text)
+        if kept is not None:
+            return prompt + line_break + kept
+    return None
+
+
+def _fenced_body(prompt: str, block: str) -> str | None:
+    """The program where a fence holds only the body, indented as in the prompt, otherwise, or not at all."""
+    if _starts_indented(block):
+        return _continuation(prompt, block)
+    indent = _body_indent(prompt)
+    kept = _longest_program(prompt + "\n", textwrap.indent(block, indent), indent)
+    return None if kept is None else prompt + "\n" + kept
+
+
+def _body_indent(prompt: str) -> str:
+    indents = re.findall(r"^([ \t]+)\S", prompt, re.MULTILINE)
+    return min(indents, key=len, default="    ")
+
+
+def _fenced_blocks(text: str, entry_point: str) -> list[str]:
+    """The contents of the Markdown fences; a fence may lack its end, or, where the prompt opened it, its beginning."""
+    lines = text.split("\n")
+    fences = [(number, found[1].strip()) for number, line in enumerate(lines) if (found := FENCE.match(line))]
+    if not fences:
+        return []
+    head = "\n".join(lines[: fences[0][0]])
+    start = 0 if _starts_indented(head) or _defines(head, entry_point) else None
+    blocks = []
+    for number, info in fences:
+        if start is not None:
+            blocks.append(lines[start:number])
+        start = number + 1 if start is None or info else None  # a fence that names a language opens one in any case
+    if start is not None:
+        blocks.append(lines[start:])
+    return [textwrap.dedent("\n".join(block)) for block in blocks]
+
+
+def _longest_program(prefix: str, text: str, indent: str = "") -> str | None:
+    """The longest beginning of `text` that is Python behind `prefix`, cut only where a line starts at `indent`.
+
+    None where nothing is left. Lines of prose that happen to be Python ("Done", "Note: sorted") are blanked out.
+    """
+    lines = text.split("\n")
+    offset = prefix.count("\n")
+    filled = [number for number, line in enumerate(lines) if line.strip()]
+    cuts = [
+        number for number in filled[1:] if lines[number].startswith(indent) and lines[number][len(indent)] not in " \t"
+    ]
+    while (error_line := _error_line(prefix + "\n".join(lines))) is not None:
+        cuts = [number for number in cuts if number <= error_line - 1 - offset and number < len(lines)]
+        if not cuts:
+            return None
+        lines = lines[: cuts.pop()]
+    return "\n".join(_without_prose(lines, offset, prefix))
+
+
+def _without_prose(lines: list[str], offset: int, prefix: str) -> list[str]:
+    """Blank out top-level statements that do nothing but look up names: as code they can only fail."""
+    if not any(PROSE.match(line) for line in lines):
+        return lines
+    kept = list(lines)
+    for statement in ast.parse(prefix + "\n".join(lines)).body:
+        if statement.lineno > offset and _only_looks_up(statement):
+            span = slice(statement.lineno - 1 - offset, statement.end_lineno - offset)
+            kept[span] = [""] * len(kept[span])
+    return kept
+
+
+def _only_looks_up(statement: ast.stmt) -> bool:
+    declares = isinstance(statement, ast.AnnAssign) and statement.value is None
+    if not declares and not isinstance(statement, ast.Expr):
+        return False
+    return not any(isinstance(node, ast.Call | ast.Await | ast.NamedExpr) for node in ast.walk(statement))
+
+
+def _error_line(program: str) -> int | None:
+    """The line, from 1, where the program stops being Python; None where all of it compiles."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as an unknown escape in a string: the model's affair
+            compile(program, "<program>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return error.lineno or 1
+    except (ValueError, RecursionError, MemoryError, OverflowError):  # NUL, lone surrogates, absurd nesting
+        return 1
+    return None
