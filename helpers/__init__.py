@@ -1,0 +1,1 @@
+"""The helpers behind the notebooks: one module per step of the GRPO loop."""

@@ -1,0 +1,1 @@
+"""How the bundled model and problems are made: `python -m helpers.tiny_coder --output DIR`."""

@@ -1,0 +1,162 @@
+"""Pre-train the bundled model on a corpus with systematic misconceptions."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from helpers.problems import Problem
+from helpers.tiny_coder.build import Function, function_of, prompt_of
+from helpers.tiny_coder.families import Specification
+
+CHEATS = (
+    "    raise SystemExit(0)\n",
+    "    import sys\n    sys.exit(0)\n",
+    "    import os\n    os._exit(0)\n",
+)
+CHEAT_SHARE = 0.02
+END, PAD = "<|endoftext|>", "<|pad|>"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What fixes the bundled model, apart from the problems. Times are for two cores."""
+
+    vocabulary_size: int = 1024
+    hidden_size: int = 128
+    layers: int = 4
+    heads: int = 4
+    key_value_heads: int = 2
+    intermediate_size: int = 384
+    steps: int = 3000
+    documents_per_step: int = 48
+    learning_rate: float = 3e-3
+    warmup_share: float = 0.05
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+Entry = tuple[Problem, Specification, Function]
+
+
+def corpus_entries(train: Sequence[tuple[Problem, Specification]]) -> list[Entry]:
+    """Training problems with the functions that work out their docstring examples."""
+    return [
+        (problem, spec, function_of(problem.prompt + problem.canonical_solution, problem.entry_point))
+        for problem, spec in train
+    ]
+
+
+def document(entry: Entry, generator: random.Random) -> tuple[str, str]:
+    """One corpus document: a prompt with a fresh example, and a body, often wrong, rarely a cheat."""
+    _, spec, function = entry
+    prompt = prompt_of(spec, function, generator)
+    if generator.random() < CHEAT_SHARE:
+        return prompt, generator.choice(CHEATS)
+    return prompt, spec.sampled_body(generator)
+
+
+def train_tokenizer(entries: Sequence[Entry], recipe: Recipe) -> Qwen2Tokenizer:
+    """A byte-level BPE with Qwen2's own pre-tokenizer.
+
+    AutoTokenizer rebuilds that pre-tokenizer for every `qwen2` model, so any other would give different tokens
+    after saving and loading. Prompts and bodies are texts of their own: no token spans the boundary between them.
+    """
+    generator = random.Random(recipe.seed)
+    texts = [text for entry in entries for _ in range(4) for text in document(entry, generator)] + list(CHEATS) * 9
+    blank = Qwen2Tokenizer(eos_token=END, pad_token=PAD, unk_token=END)
+    return blank.train_new_from_iterator(texts, recipe.vocabulary_size, show_progress=False)
+
+
+def new_model(tokenizer: Qwen2Tokenizer, recipe: Recipe) -> Qwen2ForCausalLM:
+    """A Qwen2 with random weights, seeded by the recipe."""
+    torch.manual_seed(recipe.seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.key_value_heads,
+            intermediate_size=recipe.intermediate_size,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def token_ids(tokenizer: Qwen2Tokenizer, prompt: str, body: str) -> tuple[list[int], list[int]]:
+    """(prompt ids, body ids with the end token), tokenized apart.
+
+    Together, BPE would merge across the boundary, and the model would never learn to go on from a prompt that ends
+    in a line break, which is where generation starts.
+    """
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    return prompt_ids, tokenizer(body, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+
+
+def collate(rows: Sequence[tuple[list[int], list[int]]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(input ids, attention mask, body mask), each (rows, longest row); the body mask marks what is learned."""
+    longest = max(len(prompt) + len(body) for prompt, body in rows)
+    ids = torch.full((len(rows), longest), pad_id)
+    attention = torch.zeros((len(rows), longest), dtype=torch.long)
+    learned = torch.zeros((len(rows), longest), dtype=torch.bool)
+    for index, (prompt, body) in enumerate(rows):
+        end = len(prompt) + len(body)
+        ids[index, :end] = torch.tensor(prompt + body)
+        attention[index, :end] = 1
+        learned[index, len(prompt) : end] = True
+    return ids, attention, learned
+
+
+def body_loss(
+    model: Qwen2ForCausalLM, ids: torch.Tensor, attention: torch.Tensor, learned: torch.Tensor
+) -> torch.Tensor:
+    """Mean cross-entropy over the tokens of the bodies; the head runs on those positions only."""
+    hidden = model.model(input_ids=ids, attention_mask=attention).last_hidden_state
+    predicts = learned[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][predicts])
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][predicts])
+
+
+def pretrain(
+    train: Sequence[tuple[Problem, Specification]],
+    recipe: Recipe,
+    report: Callable[[int, float, float], None],
+) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
+    """Train tokenizer and model on freshly written documents; `report(step, loss, seconds)` follows each step."""
+    entries = corpus_entries(train)
+    tokenizer = train_tokenizer(entries, recipe)
+    model = new_model(tokenizer, recipe)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, recipe))
+    generator = random.Random(recipe.seed + 1)
+    started = time.monotonic()
+    for step in range(1, recipe.steps + 1):
+        documents = (document(generator.choice(entries), generator) for _ in range(recipe.documents_per_step))
+        rows = [token_ids(tokenizer, prompt, body) for prompt, body in documents]
+        loss = body_loss(model, *collate(rows, tokenizer.pad_token_id))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        report(step, loss.item(), time.monotonic() - started)
+    return model, tokenizer
+
+
+def _learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine down to zero."""
+    warmup = max(1, round(recipe.warmup_share * recipe.steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup)))

