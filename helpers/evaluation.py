@@ -12,11 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from helpers.policy import sample_completions
 from helpers.problems import Problem
 from helpers.rewards import passes_tests
-from helpers.runtime import CourseError
-
-
-class GradingError(CourseError):
-    """The verifier could not grade some programs, so there is no honest score."""
+from helpers.verifier import GradingError
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

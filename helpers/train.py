@@ -20,8 +20,10 @@ from helpers import rewards
 from helpers.problems import ProblemError, load_problems, split_problems
 from helpers.runtime import CourseError, offline, quieten, set_seeds
 from helpers.settings import Settings, profile_settings
+from helpers.verifier import BrokenTestsError, GradingError
 
 RESULT = "result.json"
+REWARDS = list[float | None]  # what a reward function returns: one number per completion, None where not graded
 PACKAGES = ("torch", "trl", "transformers", "datasets", "accelerate", "numpy")
 
 
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = Path(arguments.output)
         prepare_output(output, arguments.overwrite)
         result = run(settings, reward, output, allow_no_signal=arguments.allow_no_signal)
-    except (CourseError, ProblemError) as error:
+    except (CourseError, ProblemError, BrokenTestsError, GradingError) as error:
         print(f"helpers.train: {error}", file=sys.stderr)
         return 2
     write_result(result, output / RESULT)
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(
-    settings: Settings, reward: Callable[..., list[float | None]], output: Path, *, allow_no_signal: bool = False
+    settings: Settings, reward: Callable[..., REWARDS], output: Path, *, allow_no_signal: bool = False
 ) -> dict[str, Any]:
     """Measure, train, measure again and save the model in `output`; returns the content of result.json."""
     started = perf_counter()
@@ -98,14 +100,12 @@ def run(
     }
 
 
-def find_reward(name: str) -> Callable[..., list[float | None]]:
+def find_reward(name: str) -> Callable[..., REWARDS]:
     """The reward function of that name in helpers.rewards; raises CourseError with the names there are."""
     functions = {
         key: value
         for key, value in vars(rewards).items()
-        if inspect.isfunction(value)
-        and not key.startswith("_")
-        and "completions" in inspect.signature(value).parameters
+        if inspect.isfunction(value) and inspect.signature(value).return_annotation == REWARDS
     }
     if name not in functions:
         raise CourseError(f'There is no reward "{name}" in helpers.rewards; choose one of: {", ".join(functions)}.')

@@ -180,7 +180,7 @@ class Progress(TrainerCallback):
             return
         history = _frame(state.log_history)
         if figures.in_notebook():
-            self.picture.draw(figures.learning_curves(history), figures.describe_history(history))
+            self.picture.draw(figures.learning_curves(history))
         else:
             print(_line(history.iloc[-1], state.max_steps), flush=True)
 

@@ -9,7 +9,6 @@ from random_policy import arithmetic_problems
 from helpers import evaluation
 from helpers.evaluation import (
     Evaluation,
-    GradingError,
     bootstrap_interval,
     compare,
     evaluate,
@@ -18,6 +17,7 @@ from helpers.evaluation import (
     pass_at_k,
     temperature_sweep,
 )
+from helpers.verifier import GradingError
 
 PROBLEMS = arithmetic_problems()
 RIGHT = {problem.prompt: problem.canonical_solution for problem in PROBLEMS}
