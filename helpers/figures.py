@@ -86,6 +86,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         _plain(axis)
     for axis in axes[1]:
         axis.set_xlabel("training step")
+        axis.set_xlim(0, max(5, history["step"].max()))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     fig.set_label(_history_in_words(history))
     return fig

@@ -1,0 +1,159 @@
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from nbclient import NotebookClient
+
+from helpers import figures
+
+OKABE_ITO = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+BEFORE = {
+    "greedy": 0.36,
+    "pass@1": 0.41,
+    "pass@8": 0.93,
+    "interval": {"greedy": [0.3, 0.43], "pass@1": [0.37, 0.45], "pass@8": [0.9, 0.96]},
+    "problems": 200,
+}
+AFTER = {
+    "greedy": 0.98,
+    "pass@1": 0.97,
+    "pass@8": 1.0,
+    "interval": {"greedy": [0.96, 1.0], "pass@1": [0.95, 0.99], "pass@8": [1.0, 1.0]},
+    "problems": 200,
+}
+
+
+def history(steps):
+    return pd.DataFrame(
+        {
+            "step": range(1, steps + 1),
+            "reward": np.linspace(0.4, 0.9, steps),
+            "frac_reward_zero_std": np.linspace(0, 0.6, steps),
+            "entropy": np.linspace(0.2, 0, steps),
+            "completion_length": np.full(steps, 21.0),
+        }
+    )
+
+
+def curve(x, y, values):
+    values = np.array(values)
+    steps = range(1, len(values) + 1) if x == "k" else np.linspace(0, 1, len(values))
+    return pd.DataFrame({x: steps, y: values, "low": values - 0.05, "high": values + 0.05})
+
+
+def all_figures():
+    curves = {"before": [0.4, 0.6, 0.8], "after": [0.9, 0.95, 0.99]}
+    return {
+        "learning": figures.learning_curves(history(20)),
+        "before_after": figures.before_after(BEFORE, AFTER),
+        "pass_at_k": figures.pass_at_k_curves({name: curve("k", "pass@k", v) for name, v in curves.items()}),
+        "temperature": figures.temperature_curves(
+            {name: curve("temperature", "pass@1", v) for name, v in curves.items()}
+        ),
+    }
+
+
+@pytest.fixture
+def drawn():
+    yield all_figures()
+    plt.close("all")
+
+
+def test_every_panel_has_a_title_or_two_named_axes_and_a_sentence(drawn):
+    for name, fig in drawn.items():
+        assert fig.get_label().endswith("."), name
+        for axis in fig.axes:
+            assert axis.get_title() and axis.get_ylabel(), name
+        assert fig.axes[-1].get_xlabel() or [label.get_text() for label in fig.axes[-1].get_xticklabels()], name
+
+
+def test_pictures_fit_a_page_at_100_dots_per_inch(drawn):
+    for name, fig in drawn.items():
+        width, height = fig.get_size_inches()
+        assert width == 7 and 3.5 <= height <= 4.5, name
+        buffer = BytesIO()
+        fig.savefig(buffer, format="png", dpi=100)
+        assert len(buffer.getvalue()) < 60_000, name  # outputs are committed
+
+
+def test_only_okabe_ito_colours_carry_data(drawn):
+    for name, fig in drawn.items():
+        for axis in fig.axes:
+            colours = {to_hex(line.get_color()).upper() for line in axis.lines}
+            colours |= {to_hex(patch.get_facecolor()).upper() for patch in axis.patches}
+            assert colours and colours <= OKABE_ITO, name
+
+
+def test_before_and_after_differ_by_more_than_colour(drawn):
+    bars = drawn["before_after"].axes[0].patches
+    assert [bar.get_hatch() for bar in bars] == ["//"] * 3 + [""] * 3
+    for name in ("pass_at_k", "temperature"):
+        lines = drawn[name].axes[0].lines
+        assert len({line.get_marker() for line in lines}) == len({line.get_linestyle() for line in lines}) == 2
+        assert [text.get_text() for text in drawn[name].axes[0].get_legend().get_texts()] == ["before", "after"]
+
+
+def test_bars_and_intervals_show_the_numbers_given(drawn):
+    axis = drawn["before_after"].axes[0]
+    assert [bar.get_height() for bar in axis.patches] == [0.36, 0.41, 0.93, 0.98, 0.97, 1.0]
+    assert [list(line.get_ydata()) for line in axis.lines] == [
+        *BEFORE["interval"].values(),
+        *AFTER["interval"].values(),
+    ]
+    assert (
+        "greedy decoding 36 % to 98 %; pass@1 41 % to 97 %; pass@8 93 % to 100 %" in drawn["before_after"].get_label()
+    )
+
+
+def test_learning_curves_show_each_step_and_a_mean_of_five(drawn):
+    faint, strong = drawn["learning"].axes[0].lines
+    rewards = history(20)["reward"]
+    assert list(faint.get_ydata()) == list(rewards)
+    assert strong.get_ydata()[10] == pytest.approx(rewards[6:11].mean())
+    assert "over 20 steps" in drawn["learning"].get_label()
+    assert "reward 0.45 to 0.85" in drawn["learning"].get_label()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_first_steps_can_be_drawn(steps):
+    fig = figures.learning_curves(history(steps) * [1, 1, 1, 0, 1])  # entropy may be 0
+    plt.close(fig)
+
+
+def test_show_prints_the_sentence_and_closes_the_figure(capsys):
+    fig = figures.before_after(BEFORE, AFTER)
+    figures.show(fig)
+    assert " ".join(capsys.readouterr().out.split()) == fig.get_label()
+    assert not plt.fignum_exists(fig.number)
+    figures.show(plt.figure(), "What it shows.")
+    assert capsys.readouterr().out == "What it shows.\n"
+
+
+def test_a_figure_without_a_sentence_is_refused():
+    with pytest.raises(ValueError, match="alternative text"):
+        figures.show(plt.figure())
+    assert not plt.get_fignums()
+
+
+def test_in_a_kernel_there_is_one_picture_with_its_text_however_often_it_is_drawn(root):
+    source = """
+import matplotlib.pyplot as plt
+from helpers import figures
+picture = figures.LivePicture()
+for text in ("First.", "Second.", "Third."):
+    fig, axis = plt.subplots(figsize=(1, 1))
+    picture.draw(fig, text)
+picture.finish()
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(root)}}).execute()
+    image, text = notebook.cells[0].outputs
+    assert (image.output_type, text.output_type) == ("display_data", "stream")
+    assert image.metadata["image/png"]["alt"] == "Third."
+    assert image.data["image/png"]
+    assert (text.name, text.text) == ("stdout", "Third.\n")
