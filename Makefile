@@ -4,6 +4,7 @@
 # PYTHON chooses the Python that .venv is made with, as in: make setup PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
 LAB_OPTIONS ?=
+NOTEBOOKS ?=
 VENV_PYTHON = .venv/bin/python
 STAMP = .venv/.requirements-installed
 
@@ -25,6 +26,7 @@ help:
 	@echo "make outputs  execute the notebooks in place: refreshes the committed outputs"
 	@echo "make setup    only make .venv and install requirements.txt (the commands above do it where it is due)"
 	@echo "make clean    remove .venv, caches, and what run, test and outputs wrote below build/"
+	@echo "NOTEBOOKS=... for run and outputs: only those whose names begin so, as in: make outputs NOTEBOOKS=04"
 	@echo "PYTHON=...    before or after any of them: the Python to make .venv with (3.11 to 3.13)"
 
 # Does nothing where .venv runs, was made with the PYTHON asked for, and holds this requirements.txt.
@@ -79,7 +81,7 @@ lab: setup
 	@$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)
 
 run: setup
-	@$(VENV_PYTHON) -m helpers.notebooks run
+	@$(VENV_PYTHON) -m helpers.notebooks run $(NOTEBOOKS)
 
 # Two calls: what tests/conftest.py sets is not meant for the notebooks' kernels.
 test: setup
@@ -95,7 +97,7 @@ lint: setup
 	$(VENV_PYTHON) -m helpers.notebooks check
 
 outputs: setup
-	@$(VENV_PYTHON) -m helpers.notebooks outputs
+	@$(VENV_PYTHON) -m helpers.notebooks outputs $(NOTEBOOKS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache build/run build/test build/outputs

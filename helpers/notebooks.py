@@ -14,10 +14,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .runtime import CourseError, output_folder, project_root
+from helpers.runtime import CourseError, output_folder, project_root
 
 BOOTSTRAP_CELL = """\
 # Run this cell first: it finds the course's files and checks your packages.
@@ -262,20 +263,19 @@ def helper_files(code: Sequence[str], root: Path) -> set[Path]:
 
 def imported_helpers(source: str) -> set[str]:
     """Names of the modules and packages of helpers/ that a piece of code imports or runs with `-m`."""
-    run_as_module = re.findall(r"-m[\"', ]+helpers\.(\w+)", source)
-    # Magics are no Python.
-    lines = ["" if line.startswith(("%", "!")) else line for line in source.splitlines()]
-    try:
-        nodes = list(ast.walk(ast.parse("\n".join(lines))))
-    except SyntaxError:
-        nodes = []
-    dotted = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom):
-            # A relative import stands in helpers/ itself, or in a package there, which counts as a whole anyway.
-            parts = (["helpers"] if node.level else []) + ([node.module] if node.module else [])
-            dotted += [".".join([*parts, alias.name]) for alias in node.names]
-    return {name.split(".")[1] for name in dotted if name.startswith("helpers.")} | set(run_as_module)
+    names = set(re.findall(r"-m[\"', ]+helpers\.(\w+)", source))
+    without_magics = re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)
+    with suppress(SyntaxError):
+        for node in ast.walk(ast.parse(without_magics)):
+            dotted = []
+            if isinstance(node, ast.Import):
+                dotted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                # A relative import stands in helpers/ itself, or in a package there, which counts as a whole anyway.
+                start = ["helpers"] * bool(node.level) + [node.module] * bool(node.module)
+                dotted = [".".join([*start, alias.name]) for alias in node.names]
+            names |= {name.split(".")[1] for name in dotted if name.startswith("helpers.")}
+    return names
 
 
 def faults(path: Path, root: Path) -> Iterator[str]:
