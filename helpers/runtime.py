@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import random
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -82,10 +83,12 @@ def missing_packages(needs: Iterable[str]) -> list[str]:
 
 
 def quieten() -> None:
-    """Switch off progress bars and thread warnings, which end up in committed outputs; loads no library."""
+    """Switch off progress bars and the warnings that come with them, which end up in outputs; loads no library."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # tqdm wants ipywidgets for its bars. Without them it writes text, and no widget state gets into the notebooks.
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def offline() -> None:

@@ -164,6 +164,12 @@ def test_outputs_keeps_what_went_to_stderr_and_complains(course, capsys):
     assert "a warning" in path.read_text()
 
 
+def test_progress_bars_of_libraries_leave_no_warning(course, capsys):
+    pytest.importorskip("tqdm")
+    write(course, "01_first", "import tqdm.auto")
+    assert notebooks.main(["outputs"], root=course) == 0, capsys.readouterr().out
+
+
 # --- check ---
 
 
