@@ -1,4 +1,4 @@
-"""What the operating system does to hold a program under test: one entry in LAYERS each, applied in order.
+"""What the operating system does to hold a program under test: one entry of LAYERS each, applied in order.
 
 Runs in the player, just before it reads the untrusted program. A layer that the machine does not offer raises, is left
 out, and shows as off in the report; grading goes on without it.
@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 try:
@@ -19,17 +18,21 @@ try:
 except ImportError:  # not a Unix
     resource = None
 
+PYTHON_FLAGS = ("-s", "-P")  # not -I: it would ignore PYTHONHASHSEED, and set order, hence verdicts, would vary
+KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # some interpreters do not start without
 PLAYER_FD = 3  # where the player's socket ends up; nothing else stays open above stderr
 MAX_OPEN_FILES = 32
-KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # some interpreters do not start without
 PR_SET_PDEATHSIG = 1
+ON_LINUX = sys.platform.startswith("linux")
+_prctl = ctypes.CDLL(None).prctl if ON_LINUX else None
 
 
 class Limits(NamedTuple):
-    """What one program may use: `cpu` in seconds of processor time, `memory` in bytes of address space."""
+    """What one program may use: seconds of processor time, bytes of address space, seconds on the wall clock."""
 
     cpu: float
     memory: int
+    wall: float
 
 
 class LayerState(NamedTuple):
@@ -39,8 +42,7 @@ class LayerState(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """One measure: its name, what it does, and the call that puts it on for the calling process, for good."""
 
     name: str
@@ -61,7 +63,7 @@ def take_only_socket(fd: int) -> None:
         os.dup2(null, standard)
     if fd != PLAYER_FD:
         os.dup2(fd, PLAYER_FD)
-    os.closerange(PLAYER_FD + 1, _descriptor_limit())
+    os.closerange(PLAYER_FD + 1, min(os.sysconf("SC_OPEN_MAX"), 1 << 16))
 
 
 def confine(limits: Limits) -> dict[str, LayerState]:
@@ -75,10 +77,8 @@ def cpu_seconds(pid: int) -> float:
     Measured from outside, so the program cannot stop the clock. The clock's number is the one that
     `clock_getcpuclockid(3)` gives on Linux.
     """
-    if not sys.platform.startswith("linux"):
-        return 0.0
     try:
-        return time.clock_gettime((~pid << 3) | 2)
+        return time.clock_gettime((~pid << 3) | 2) if ON_LINUX else 0.0
     except OSError:  # already gone
         return 0.0
 
@@ -92,14 +92,6 @@ def kill_player(pid: int) -> None:
             continue
 
 
-def limit_memory(size: int) -> None:
-    """Bound the calling process's address space, in bytes, where the system can."""
-    try:
-        _limit("RLIMIT_AS", size, size)
-    except (AttributeError, OSError, ValueError):
-        return
-
-
 def _apply(layer: Layer, limits: Limits) -> LayerState:
     try:
         layer.apply(limits)
@@ -108,40 +100,30 @@ def _apply(layer: Layer, limits: Limits) -> LayerState:
     return LayerState(True, layer.what)
 
 
-def _descriptor_limit() -> int:
-    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 16) if resource else 1 << 10
-
-
-def _limit(name: str, soft: int, hard: int) -> None:
-    resource.setrlimit(getattr(resource, name), (soft, hard))
-
-
 def _new_session(_: Limits) -> None:
     if os.getpid() != os.getsid(0):  # a player started as a new interpreter leads its session already
         os.setsid()
 
 
 def _die_with_nursery(_: Limits) -> None:
-    if _prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError("prctl refused")
+    if _prctl is None or _prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError("no prctl")
 
 
 def _limit_cpu(limits: Limits) -> None:
     seconds = math.ceil(limits.cpu) + 1  # whole seconds only: the judge's own clock is the finer one and ends it first
-    _limit("RLIMIT_CPU", seconds, seconds + 1)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 
 def _limit_memory(limits: Limits) -> None:
-    _limit("RLIMIT_AS", limits.memory, limits.memory)
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
 
 
 def _limit_files(_: Limits) -> None:
-    _limit("RLIMIT_FSIZE", 0, 0)
-    _limit("RLIMIT_CORE", 0, 0)
-    _limit("RLIMIT_NOFILE", MAX_OPEN_FILES, MAX_OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
 
-
-_prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform.startswith("linux") else None
 
 LAYERS = (
     Layer("session", "a session and process group of its own, killed as a group", _new_session),
@@ -150,7 +132,6 @@ LAYERS = (
     Layer("memory limit", "RLIMIT_AS", _limit_memory),
     Layer("file limits", f"files of 0 bytes, no core dump, {MAX_OPEN_FILES} descriptors", _limit_files),
 )
-
 # What every player has without the system's help, and what none has yet: the report names both.
 ALWAYS = {
     "separate processes": LayerState(True, "the tests never enter a process that runs, ran or forked the program"),
@@ -160,6 +141,6 @@ ALWAYS = {
 NOT_COVERED = {
     "unprivileged user": LayerState(False, "not built in: the program runs as the user who grades"),
     "namespaces": LayerState(False, "not built in: the program can use the network and see other processes"),
-    "Landlock": LayerState(False, "not built in: the program can read what its user can read"),
-    "seccomp": LayerState(False, "not built in: no system call is refused"),
+    "Landlock": LayerState(False, "not built in: the program can read and delete what its user can"),
+    "seccomp": LayerState(False, "not built in: no system call is refused, so it can start processes"),
 }

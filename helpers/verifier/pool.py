@@ -18,15 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import isolation, wire
-from .verdict import BrokenTestsError, GradingError, Outcome, Submission, Verdict
+from .isolation import Limits
+from .verdict import BROKEN_TESTS, BrokenTestsError, GradingError, Outcome, Submission, Verdict
 
 HERE = Path(__file__).resolve().parent
-PYTHON_FLAGS = ("-s", "-P")  # not -I: it would ignore PYTHONHASHSEED, and set order, hence verdicts, would vary
 CPU_SECONDS = 2.0
 MEMORY_BYTES = 512 << 20
+MAX_PROGRAM = 1 << 19  # characters
 JUDGE_SECONDS = 60.0  # on top of a program's own wall-clock limit; only a judge that hangs gets there
 EXIT_SECONDS = 2.0
-BROKEN_TESTS = "broken tests"
+MODES = ("fork", "spawn")
+Result = tuple[str, str]  # outcome and message
 
 # Known to be right: where this cannot be graded either, the fault is not the program's.
 CONTROL = Submission(
@@ -37,39 +39,47 @@ CONTROL = Submission(
 )
 
 
-def wall_seconds(timeout: float) -> float:
-    """How long a program may take that does not use the processor: generous, so that a busy machine changes nothing."""
-    return 5.0 + 5.0 * timeout
+def limits_for(timeout: float = CPU_SECONDS, memory: int = MEMORY_BYTES) -> Limits:
+    """Limits with a wall-clock backstop so generous that a busy machine changes no verdict."""
+    return Limits(cpu=timeout, memory=memory, wall=5.0 + 5.0 * timeout)
 
 
 class Worker:
-    """One judge and one nursery."""
+    """One judge and one nursery, started with the first program."""
 
     def __init__(self, mode: str) -> None:
+        self.sock: socket.socket | None = None
+        self.deadline = 0.0
         self._mode = mode
         self._processes: list[subprocess.Popen] = []
-        self.sock: socket.socket | None = None
 
-    def submit(self, item: Submission, timeout: float, memory: int) -> None:
-        """Give the judge one program, starting both processes where they are not running. Raises OSError."""
-        if self.sock is None:
-            self._start()
-        wall = wall_seconds(timeout)
-        self.sock.settimeout(JUDGE_SECONDS)
-        job = (item.program, item.prompt, item.test, item.entry_point, timeout, memory, wall)
-        wire.Channel(self.sock).send(job)
+    def submit(self, item: Submission, limits: Limits) -> bool:
+        """Give the judge one program; False where it does not take it."""
+        job = ((item.program, item.prompt, item.test, item.entry_point), limits)
+        self.deadline = time.monotonic() + limits.wall + JUDGE_SECONDS
+        try:
+            if self.sock is None:
+                self._start()
+            wire.Channel(self.sock).send(job)
+        except OSError:
+            self.stop()
+            return False
+        return True
 
-    def verdict(self) -> tuple[str, str]:
-        """Read (outcome, message). Raises OSError, EOFError or WireError where the judge is gone."""
-        outcome, message = wire.Channel(self.sock).receive()
-        return outcome, message
+    def collect(self) -> Result | None:
+        """Read the judge's result; None where grading broke, and both processes are to be started anew."""
+        try:
+            outcome, message = wire.Channel(self.sock).receive()
+            return outcome, message
+        except (OSError, EOFError, wire.WireError):
+            return self.stop()
 
     def stop(self) -> None:
         """End both processes. The judge first: the nursery then ends its player and leaves by itself."""
-        self.forget()
+        self._disconnect()
+        for process in self._processes[:1]:
+            process.kill()
         for process in self._processes:
-            if process is self._processes[0]:
-                process.kill()
             try:
                 process.wait(EXIT_SECONDS)
             except subprocess.TimeoutExpired:
@@ -78,129 +88,108 @@ class Worker:
         self._processes = []
 
     def forget(self) -> None:
-        """Close this process's end of the connection."""
+        """Let go of processes that are another process's children."""
+        self._disconnect()
+        for process in self._processes:
+            process.returncode = 0  # not ours to wait for
+        self._processes = []
+
+    def _disconnect(self) -> None:
         if self.sock is not None:
             self.sock.close()
             self.sock = None
 
     def _start(self) -> None:
         self.sock, judge_end = socket.socketpair()
+        self.sock.settimeout(10.0)  # only a judge that was stopped or hangs takes longer to read or to finish a message
         judge_control, nursery_control = socket.socketpair()
         with judge_end, judge_control, nursery_control:
-            fds = (judge_end.fileno(), judge_control.fileno())
-            self._processes.append(_interpreter("judge.py", fds, *map(str, fds)))
-            fd = nursery_control.fileno()
-            self._processes.append(_interpreter("nursery.py", (fd,), "serve", str(fd), self._mode))
+            self._run("judge.py", judge_end, judge_control)
+            self._run("nursery.py", nursery_control, before=["serve"], after=[self._mode])
+
+    def _run(self, script: str, *ends: socket.socket, before: Sequence[str] = (), after: Sequence[str] = ()) -> None:
+        fds = [end.fileno() for end in ends]
+        nothing = subprocess.DEVNULL
+        process = subprocess.Popen(
+            _command(script, *before, *map(str, fds), *after),
+            pass_fds=fds,
+            env=isolation.clean_environment(os.environ),
+            cwd="/",
+            stdin=nothing,
+            stdout=nothing,
+            stderr=nothing,
+            start_new_session=True,
+        )
+        self._processes.append(process)
 
 
 class Pool:
-    """Workers of one mode, and the rule for what happens when grading itself breaks."""
+    """All workers of this process, and the rule for what happens when grading itself breaks."""
 
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._mode = MODES[0]
         self._workers: list[Worker] = []
-        self._infrastructure_failures = 0
+        self._failures = 0  # of the control, since grading last worked
 
-    def grade(self, items: Sequence[Submission], workers: int, timeout: float, memory: int) -> list[tuple[str, str]]:
+    def grade(self, items: Sequence[Submission], workers: int, limits: Limits, mode: str) -> list[Result]:
         """Grade each item; first all of them side by side, then, alone, those whose grading broke."""
-        limits = (timeout, memory)
-        while len(self._workers) < min(workers, len(items)):
-            self._workers.append(Worker(self.mode))
-        try:
-            results = self._grade_together(items, self._workers[:workers], limits)
-            return [result or self._grade_alone(item, limits) for item, result in zip(items, results, strict=True)]
-        except BaseException:  # Ctrl-C, say: workers may be in the middle of a program
-            self.close()
-            raise
+        with self._lock:
+            if mode != self._mode:
+                self.close()
+                self._mode = mode
+            while len(self._workers) < min(workers, len(items)):
+                self._workers.append(Worker(mode))
+            try:
+                results = _grade_together(items, self._workers[:workers], limits)
+                results = [
+                    result or self._grade_alone(item, limits) for item, result in zip(items, results, strict=True)
+                ]
+            except BaseException:  # Ctrl-C, say: workers may be in the middle of a program
+                self.close()
+                raise
+            if all(outcome != Outcome.INFRASTRUCTURE_FAILED for outcome, _ in results):
+                self._failures = 0
+            return results
 
     def close(self) -> None:
         """End all workers and leave no process."""
-        for worker in self._workers:
-            worker.stop()
-        self._workers = []
+        with self._lock:
+            for worker in self._workers:
+                worker.stop()
+            self._workers = []
 
-    def forget(self) -> None:
-        """Let go of workers that belong to the process this one was forked from."""
+    def after_fork(self) -> None:
+        """Start over in a forked child: the workers, and perhaps a held lock, are its parent's."""
         for worker in self._workers:
             worker.forget()
-        self._workers = []
+        self.__init__()
 
-    def _grade_together(self, items: Sequence[Submission], workers: list[Worker], limits: tuple) -> list:
-        results: list[tuple[str, str] | None] = [None] * len(items)
-        waiting, idle = deque(range(len(items))), list(workers)
-        busy: dict[Worker, tuple[int, float]] = {}
-        with selectors.DefaultSelector() as selector:
-            while waiting or busy:
-                while waiting and idle:
-                    worker, index = idle.pop(), waiting.popleft()
-                    busy[worker] = (index, time.monotonic() + wall_seconds(limits[0]) + JUDGE_SECONDS)
-                    if _submitted(worker, items[index], limits):
-                        selector.register(worker.sock, selectors.EVENT_READ, worker)
-                    else:
-                        idle.append(worker)
-                        del busy[worker]
-                ready = {key.data for key, _ in selector.select(timeout=1.0)} if busy else set()
-                late = {worker for worker, (_, deadline) in busy.items() if deadline < time.monotonic()}
-                for worker in ready | late:
-                    selector.unregister(worker.sock)
-                    index, _ = busy.pop(worker)
-                    results[index] = _collected(worker) if worker in ready else worker.stop()
-                    idle.append(worker)
-        return results
-
-    def _grade_alone(self, item: Submission, limits: tuple) -> tuple[str, str]:
+    def _grade_alone(self, item: Submission, limits: Limits) -> Result:
         """Grade again what broke its grader, with fresh processes; tell a breaking program from a broken machine."""
-        [result] = self._grade_fresh(item, limits)
+        result = self._grade_fresh(item, limits)
         if result is not None:
             return result
-        [control] = self._grade_fresh(CONTROL, (CPU_SECONDS, MEMORY_BYTES))
+        control = self._grade_fresh(CONTROL, limits_for())
         if control is not None and control[0] == Outcome.PASSED:
-            self._infrastructure_failures = 0
             return Outcome.ERROR, "broke the processes that graded it, twice, the second time alone"
-        self._infrastructure_failures += 1
-        if self._infrastructure_failures > 1:
-            raise GradingError(f"Grading does not work here: a known good program cannot be graded with {_command()}.")
+        self._failures += 1
+        if self._failures > 1:
+            raise GradingError(f"Grading does not work here: no known good program can be graded with {_command()}.")
         return Outcome.INFRASTRUCTURE_FAILED, "a known good program cannot be graded here either"
 
-    def _grade_fresh(self, item: Submission, limits: tuple) -> list[tuple[str, str] | None]:
-        worker = Worker(self.mode)
+    def _grade_fresh(self, item: Submission, limits: Limits) -> Result | None:
+        worker = Worker(self._mode)
         try:
-            return self._grade_together([item], [worker], limits)
+            return _grade_together([item], [worker], limits)[0]
         finally:
             worker.stop()
 
 
-class PoolHolder:
-    """The one pool of this process, made when first needed, and anew after a fork."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.pool: Pool | None = None
-
-    def get(self, mode: str) -> Pool:
-        if self.pool is not None and self.pool.mode != mode:
-            self.close()
-        if self.pool is None:
-            self.pool = Pool(mode)
-        return self.pool
-
-    def close(self) -> None:
-        with self.lock:
-            if self.pool is not None:
-                self.pool.close()
-                self.pool = None
-
-    def after_fork(self) -> None:
-        self.lock = threading.RLock()
-        if self.pool is not None:
-            self.pool.forget()
-            self.pool = None
-
-
-_holder = PoolHolder()
-atexit.register(_holder.close)
+_pool = Pool()
+atexit.register(_pool.close)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_holder.after_fork)
+    os.register_at_fork(after_in_child=_pool.after_fork)
 
 
 def grade_programs(
@@ -214,7 +203,7 @@ def grade_programs(
     """Grade untrusted programs against their tests; one verdict each, in the order of `items`.
 
     workers: programs graded at a time (default: the processor cores this process may use). timeout: seconds of
-    processor time per program; what sleeps is ended after `wall_seconds(timeout)`. memory: bytes per program.
+    processor time per program; one that sleeps is ended after 5 + 5 * timeout seconds. memory: bytes per program.
     mode: "fork", or "spawn" for a new interpreter per program (slower; the default where there is no fork).
     Equal items are graded once. Raises BrokenTestsError where a problem's own tests do not run, and GradingError where
     grading does not work on this machine.
@@ -222,19 +211,20 @@ def grade_programs(
     mode = _checked_mode(mode)
     if timeout <= 0 or memory <= 0 or (workers is not None and workers < 1):
         raise ValueError(f"workers, timeout and memory must be positive, not {workers}, {timeout} and {memory}.")
-    distinct = list(dict.fromkeys(items))
-    with _holder.lock:
-        results = _holder.get(mode).grade(distinct, workers or _cores(), timeout, memory) if distinct else []
+    too_long = Verdict(Outcome.ERROR, f"the program is longer than {MAX_PROGRAM} characters")
+    verdicts = {item: too_long for item in items if len(item.program) > MAX_PROGRAM}
+    distinct = [item for item in dict.fromkeys(items) if item not in verdicts]
+    results = _pool.grade(distinct, workers or _cores(), limits_for(timeout, memory), mode)
     for item, (outcome, message) in zip(distinct, results, strict=True):
         if outcome == BROKEN_TESTS:
             raise BrokenTestsError(f"The problem '{item.entry_point}' cannot be graded: {message}.")
-    verdicts = {item: Verdict(Outcome(o), message) for item, (o, message) in zip(distinct, results, strict=True)}
+        verdicts[item] = Verdict(Outcome(outcome), message)
     return [verdicts[item] for item in items]
 
 
 def close_pool() -> None:
     """End the grading processes; the next call starts new ones. Runs by itself when the interpreter exits."""
-    _holder.close()
+    _pool.close()
 
 
 def isolation_report() -> dict[str, isolation.LayerState]:
@@ -242,32 +232,44 @@ def isolation_report() -> dict[str, isolation.LayerState]:
 
     The layers that need the operating system are tried in a process like the one that runs a program.
     """
-    tried = subprocess.run(_command("nursery.py", "report"), env=_environment(), capture_output=True, check=True)
+    environment = isolation.clean_environment(os.environ)
+    tried = subprocess.run(_command("nursery.py", "report"), env=environment, capture_output=True, check=True)
     layers = {name: isolation.LayerState(*state) for name, state in json.loads(tried.stdout).items()}
     return {**isolation.ALWAYS, **layers, **isolation.NOT_COVERED}
 
 
-def _submitted(worker: Worker, item: Submission, limits: tuple) -> bool:
-    try:
-        worker.submit(item, *limits)
-    except OSError:
-        worker.stop()
-        return False
-    return True
+def _grade_together(items: Sequence[Submission], workers: Sequence[Worker], limits: Limits) -> list[Result | None]:
+    """Grade side by side; None for an item whose grading broke."""
+    results: list[Result | None] = [None] * len(items)
+    waiting, idle = deque(range(len(items))), list(workers)
+    busy: dict[Worker, int] = {}
+    while waiting or busy:
+        while waiting and idle:
+            worker, index = idle.pop(), waiting.popleft()
+            if worker.submit(items[index], limits):
+                busy[worker] = index
+            else:
+                idle.append(worker)
+        for worker in _finished(busy):
+            results[busy.pop(worker)] = worker.collect()
+            idle.append(worker)
+    return results
 
 
-def _collected(worker: Worker) -> tuple[str, str] | None:
-    try:
-        return worker.verdict()
-    except (OSError, EOFError, wire.WireError):
-        return worker.stop()
+def _finished(busy: dict[Worker, int]) -> list[Worker]:
+    """The workers that have something to say, or are beyond their deadline; waits a second for one at most."""
+    with selectors.DefaultSelector() as selector:
+        for worker in busy:
+            selector.register(worker.sock, selectors.EVENT_READ, worker)
+        ready = [key.data for key, _ in selector.select(1.0)] if busy else []
+    return ready or [worker for worker in busy if worker.deadline < time.monotonic()]
 
 
 def _checked_mode(mode: str | None) -> str:
-    if not hasattr(socket, "AF_UNIX") or not hasattr(socket, "send_fds"):
+    if not hasattr(socket, "send_fds") or not sys.executable:
         raise GradingError("Grading needs Linux or macOS; on Windows use WSL, the Windows Subsystem for Linux.")
-    mode = mode or ("fork" if hasattr(os, "fork") else "spawn")
-    if mode not in ("fork", "spawn"):
+    mode = mode or (MODES[0] if hasattr(os, "fork") else MODES[1])
+    if mode not in MODES:
         raise ValueError(f"mode must be 'fork' or 'spawn', not {mode!r}.")
     return mode
 
@@ -276,22 +278,5 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _environment() -> dict[str, str]:
-    return isolation.clean_environment(os.environ)
-
-
 def _command(script: str = "judge.py", *arguments: str) -> list[str]:
-    return [sys.executable, *PYTHON_FLAGS, str(HERE / script), *arguments]
-
-
-def _interpreter(script: str, fds: tuple[int, ...], *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        _command(script, *arguments),
-        pass_fds=fds,
-        env=_environment(),
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    return [sys.executable, *isolation.PYTHON_FLAGS, str(HERE / script), *arguments]

@@ -15,6 +15,9 @@ class Outcome(StrEnum):
     INFRASTRUCTURE_FAILED = "infrastructure_failed"  # a known good program cannot be graded here either
 
 
+BROKEN_TESTS = "broken tests"  # what the judge says of a problem, not of a program; raised as BrokenTestsError
+
+
 @dataclass(frozen=True)
 class Submission:
     """One program to grade: the program, the problem's own prompt and tests, and the name of the function tested."""
@@ -34,7 +37,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether `check` ran to its end in the judge with every assertion held."""
+        """Whether `check` came to its end in the judge, with every assertion held."""
         return self.outcome is Outcome.PASSED
 
 
