@@ -94,14 +94,18 @@ def execute(path: Path, output: Path) -> Any:
         resources={"metadata": {"path": str(path.parent)}},
         record_timing=False,
         coalesce_streams=True,
-        # The kernel's warnings about its own transport are no news to a reader.
-        extra_arguments=["--log-level=ERROR"],
+        # What the kernel says about its own transport and its own end is no news to a reader.
+        extra_arguments=["--log-level=CRITICAL"],
         on_cell_execute=lambda cell, cell_index: current.append(cell_index),
     )
     try:
         client.execute(env=environment | {"COURSE_OUTPUT": str(output)})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise NotebookFailed(_failure(notebook.cells[current[-1]], current[-1] + 1, str(error))) from None
+    except AssertionError:
+        if client.km is None:  # nbclient ended the kernel on Ctrl-C, and then misses it when it cleans up
+            raise KeyboardInterrupt from None
+        raise
     finally:
         nbformat.write(notebook, output / path.name)
     return notebook

@@ -3,7 +3,13 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -90,6 +96,34 @@ def test_run_tells_a_kernel_that_dies(course, capsys):
     write(course, "01_first", "import os", "os._exit(9)")
     assert notebooks.main(["run"], root=course) == 1
     assert "cell 4 (" in (said := capsys.readouterr().err) and "Kernel died" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupted_run_says_so_and_leaves_no_kernel(course, root):
+    shutil.copy(root / "helpers" / "notebooks.py", course / "helpers")
+    write(course, "01_first", "import os\nopen('kernel', 'w').write(str(os.getpid()))", "while True: pass")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "helpers.notebooks", "run"],
+        cwd=course,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    kernel = course / "notebooks" / "kernel"
+    wait_until(lambda: kernel.exists() and kernel.read_text())
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "\nInterrupted.\n"
+    assert process.returncode == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(kernel.read_text()), 0)
+
+
+def wait_until(holds: Callable[[], Any]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_run_without_a_result_fails(course, capsys):
