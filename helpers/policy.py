@@ -151,15 +151,14 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _agree_on_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the model's configuration name the tokenizer's end and padding tokens, so that no later step guesses."""
+    """Let the model name the tokenizer's end and padding tokens, so that no later step has to guess them."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"  # a completion must follow its prompt without a gap
     model.generation_config.eos_token_id = end_token_ids(model, tokenizer)
+    model.config.eos_token_id = tokenizer.eos_token_id
     for config in (model.config, model.generation_config):
         config.pad_token_id = tokenizer.pad_token_id
         config.bos_token_id = tokenizer.bos_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:

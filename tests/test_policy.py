@@ -133,11 +133,27 @@ def test_a_seed_fixes_the_samples_and_the_global_stream_stays(policy):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_training_mode_is_put_back(policy):
+def test_sampling_uses_no_dropout_and_puts_training_mode_back(policy):
     model, tokenizer = policy
+    settings = {"temperature": 0, "max_completion_length": 10}
+    expected = sample_completions(model, tokenizer, PROMPTS, **settings)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
     model.train()
-    sample_completions(model, tokenizer, PROMPTS[:1], max_completion_length=2)
+    assert sample_completions(model, tokenizer, PROMPTS, **settings) == expected
     assert model.training
+
+
+def test_the_model_names_the_tokenizers_end_and_padding_tokens(folder, tmp_path):
+    model, tokenizer = load_policy(folder)
+    tokenizer.pad_token = None
+    model.config.eos_token_id = model.generation_config.eos_token_id = 7
+    save_policy(model, tokenizer, tmp_path)
+    model, tokenizer = load_policy(tmp_path)
+    end = tokenizer.eos_token_id
+    assert tokenizer.pad_token_id == model.config.pad_token_id == model.generation_config.pad_token_id == end
+    assert model.config.eos_token_id == end
+    assert model.generation_config.eos_token_id == [end, 7]
 
 
 def test_completions_stop_at_the_end_token_and_texts_do_not_show_it(policy):

@@ -1,4 +1,5 @@
 import random
+import warnings
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -279,7 +280,9 @@ def test_the_check_moves_no_random_stream_even_when_it_refuses(folder):
 
 
 def test_a_terminal_gets_a_line_every_five_steps_and_nothing_else(train, capfd):
-    train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        train()
     output, errors = capfd.readouterr()
     assert [line.split()[1] for line in output.splitlines()] == ["1/6", "5/6", "6/6"]
     assert "reward 0." in output and "groups without signal" in output and "entropy" in output
