@@ -82,11 +82,11 @@ def extract_code(prompt: str, completion: str, entry_point: str) -> str:
     that is not. Where no reading gives a program, the plain text is returned, to fail with its own SyntaxError.
     """
     prompt, text = _unix_newlines(prompt), _clean(completion)
-    blocks = _fenced_blocks(text, entry_point)
-    if not blocks or _error_line(_context(prompt) + text) is None:  # fences may stand in a docstring
+    fenced = _fenced_code(text, entry_point)
+    if not fenced or _error_line(_context(prompt) + text) is None:  # fences may stand in a docstring
         return _whole_function(prompt, text, entry_point) or _continuation(prompt, text) or prompt + text
-    block = next((block for block in reversed(blocks) if _defines(block, entry_point)), blocks[-1])
-    return _whole_function(prompt, block, entry_point) or _fenced_body(prompt, block) or prompt + block
+    programs = (_whole_function(prompt, code, entry_point) or _fenced_body(prompt, code) for code in fenced)
+    return next(filter(None, programs), prompt + fenced[0])
 
 
 def _check_column(name: str, column: Sequence, length: int) -> None:
@@ -205,22 +205,27 @@ def _body_indent(prompt: str) -> str:
     return min(indents, key=len, default="    ")
 
 
-def _fenced_blocks(text: str, entry_point: str) -> list[str]:
-    """The contents of the Markdown fences; a fence may lack its end, or, where the prompt opened it, its beginning."""
+def _fenced_code(text: str, entry_point: str) -> list[str]:
+    """The contents of the Markdown fences, best first: the last that defines the function, or, where none does, all.
+
+    A fence may lack its end or, where the prompt opened it, its beginning; what then stands first goes before the rest.
+    """
     lines = text.split("\n")
     fences = [(number, found[1].strip()) for number, line in enumerate(lines) if (found := FENCE.match(line))]
     if not fences:
         return []
     head = "\n".join(lines[: fences[0][0]])
-    start = 0 if _starts_indented(head) or _defines(head, entry_point) else None
+    opened_by_prompt = _starts_indented(head) or _defines(head, entry_point)
+    start = 0 if opened_by_prompt else None
     blocks = []
-    for number, info in fences:
+    for number, info in [*fences, (len(lines), "")]:
         if start is not None:
-            blocks.append(lines[start:number])
+            blocks.append(textwrap.dedent("\n".join(lines[start:number])))
         start = number + 1 if start is None or info else None  # a fence that names a language opens one in any case
-    if start is not None:
-        blocks.append(lines[start:])
-    return [textwrap.dedent("\n".join(block)) for block in blocks]
+    defining = [block for block in blocks if _defines(block, entry_point)]
+    if defining:
+        return defining[-1:]
+    return [*(blocks[:1] if opened_by_prompt else []), *reversed(blocks)]
 
 
 def _longest_program(prefix: str, text: str, indent: str = "") -> str | None:

@@ -30,7 +30,7 @@ from verdict import BROKEN_TESTS, Outcome  # noqa: E402
 del sys.path[0]
 
 OWN_MEMORY = 2 << 30  # bytes, against what tests make of a returned value
-OWN_CPU = 2.0  # seconds that the tests themselves may use, beyond what the program may
+OWN_CPU = 1.0  # seconds that the tests themselves may use, beyond what the program may
 LONGEST_WAIT = 0.1  # seconds between two looks at the player's clock
 TESTS_FILE = "<tests>"
 # Built-in exceptions that a program may raise into the tests, by name. StopIteration is not among them: raised within
@@ -248,7 +248,7 @@ def _own_time_limited(seconds: float, candidate: Candidate) -> Iterator[None]:
     message = "the tests did not come to an end with what it returned"
     signal.signal(signal.SIGPROF, lambda *_: candidate.stop(Outcome.TIMEOUT, message))
     signal.setitimer(signal.ITIMER_PROF, seconds, 0.5)
-    signal.setitimer(signal.ITIMER_VIRTUAL, 2 * seconds)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds + 0.5)
     try:
         yield
     finally:
