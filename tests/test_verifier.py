@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -151,7 +152,7 @@ def test_a_loop_while_loading_or_in_threads_and_a_sleep_time_out():
         "loading": "def f(): return 1\nwhile True: pass\n",
         "ignores the signals": "from signal import *\nfor s in (24, 26, 27): signal(s, SIG_IGN)\nwhile True: pass",
         "swallows everything": "def f():\n while True:\n  try:\n   while True: pass\n  except BaseException: pass\n",
-        "threads": "import threading as t\ndef g():\n  while True: pass\ndef f():\n  t.Thread(target=g).start()\n  g()\n",
+        "threads": "import threading as t\ndef g():\n  while 1: pass\ndef f():\n  t.Thread(target=g).start()\n  g()\n",
         "sleeps": "import time\ndef f(): time.sleep(1000)\n",
     }
     items = [Submission(program, "", test, "f") for program in programs.values()]
@@ -423,6 +424,26 @@ mine = [pid for pid in below(os.getpid()) if os.path.exists(f"/proc/{pid}")]
 """
 
 
+def test_a_child_that_a_program_leaves_behind_ends_with_it():
+    program = (
+        "import os, time\ndef f():\n    pid = os.fork()\n    if not pid:\n        time.sleep(600)\n    return pid\n"
+    )
+    message = judge_one(program, "pid = candidate()\nassert not pid, pid").message
+    left = int(re.search(r"AssertionError: (\d+) in the tests", message)[1])
+    deadline = time.monotonic() + 10
+    while is_running(left) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(left)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and not only what is left of one until its parent asks."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_no_process_is_left_after_close():
     script = GRADE_AND_LIST + "close_pool()\nprint(len(mine), [pid for pid in mine if os.path.exists(f'/proc/{pid}')])"
     assert run_script(script) == "4 []\n"
@@ -434,9 +455,9 @@ def test_no_process_is_left_after_the_end(ending: str):
     pids = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120).stdout.split()
     assert len(pids) == 4
     deadline = time.monotonic() + 20
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
+    assert [pid for pid in pids if is_running(pid)] == []
 
 
 def test_a_forked_child_grades_with_processes_of_its_own():

@@ -36,8 +36,7 @@ WARM = "bisect collections copy datetime functools hashlib heapq itertools math 
 def serve(control: socket.socket, mode: str) -> None:
     """Start and end one player at a time, as the judge asks, until the judge is gone."""
     start = _fork_player if mode == "fork" else _spawn_player
-    for name in WARM.split():
-        __import__(name)
+    _rehearse()
     gc.collect()
     gc.freeze()  # keeps the collector of a player from touching, and so copying, what it shares with the nursery
     pid = 0
@@ -63,6 +62,18 @@ def play(fd: int, limits: isolation.Limits) -> None:
     os.chdir("/")
     with socket.socket(fileno=isolation.PLAYER_FD) as sock:
         _answer_calls(wire.Channel(sock))
+
+
+def _rehearse() -> None:
+    """Do here, once, what each player does first: it then shares memory that is in place, a third of its time."""
+    for name in WARM.split():
+        __import__(name)
+    program = "import math\nfrom typing import List\ndef f(xs: List[int]) -> int:\n    return sum(x for x in xs)\n"
+    for _ in range(20):
+        token, details = wire.loads(wire.dumps(("0", [1, 2.5, "a", (None,), {"b": True}])))
+        _guard(_load, program, "f", token)
+        _guard(sum, details[:2])
+    del sys.modules["solution"]
 
 
 def _fork_player(fd: int, limits: isolation.Limits) -> int:
