@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
 from math import comb
 
 import numpy as np
@@ -77,7 +76,7 @@ class Evaluation:
         """Samples per problem."""
         return len(self.passed[0])
 
-    @cached_property
+    @property
     def correct(self) -> tuple[int, ...]:
         """Number of right samples, per problem."""
         return tuple(sum(samples) for samples in self.passed)
@@ -105,11 +104,9 @@ class Evaluation:
 
     def pass_at_k_curve(self) -> pd.DataFrame:
         """One row per k from 1 to the number of samples: k, pass@k, low, high (95 % interval)."""
-        rows = [(k, self.pass_at(k)) for k in range(1, self.num_samples + 1)]
-        return pd.DataFrame(
-            [(k, values.mean(), *bootstrap_interval(values)) for k, values in rows],
-            columns=["k", "pass@k", "low", "high"],
-        )
+        scores = {k: self.pass_at(k) for k in range(1, self.num_samples + 1)}
+        rows = [(k, values.mean(), *bootstrap_interval(values)) for k, values in scores.items()]
+        return pd.DataFrame(rows, columns=["k", "pass@k", "low", "high"])
 
 
 def evaluate(
@@ -128,16 +125,10 @@ def evaluate(
     """
     if not problems:
         raise ValueError("There are no problems to evaluate on.")
-    sample = partial(
-        sample_completions,
-        model,
-        tokenizer,
-        [problem.prompt for problem in problems],
-        max_completion_length=max_completion_length,
-        seed=seed,
-    )
-    greedy = sample(temperature=0)
-    sampled = sample(num_samples=num_samples, temperature=temperature)
+    prompts = [problem.prompt for problem in problems]
+    limits = {"max_completion_length": max_completion_length, "seed": seed}
+    greedy = sample_completions(model, tokenizer, prompts, temperature=0, **limits)
+    sampled = sample_completions(model, tokenizer, prompts, num_samples=num_samples, temperature=temperature, **limits)
     verdicts = grade(problems, [[*first, *others] for first, others in zip(greedy, sampled, strict=True)])
     return Evaluation(
         task_ids=tuple(problem.task_id for problem in problems),
@@ -155,18 +146,17 @@ def grade(problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> 
     Raises GradingError where the verifier itself failed: an unknown verdict is not a wrong program.
     """
     programs = list(dict.fromkeys((i, text) for i, texts in enumerate(completions) for text in texts))
+    owners = [problems[i] for i, _ in programs]
     rewards = passes_tests(
-        prompts=[problems[i].prompt for i, _ in programs],
+        prompts=[problem.prompt for problem in owners],
         completions=[text for _, text in programs],
-        test=[problems[i].test for i, _ in programs],
-        entry_point=[problems[i].entry_point for i, _ in programs],
-        code_prompt=[problems[i].prompt for i, _ in programs],
+        test=[problem.test for problem in owners],
+        entry_point=[problem.entry_point for problem in owners],
+        code_prompt=[problem.prompt for problem in owners],
     )
     ungraded = sum(reward is None for reward in rewards)
     if ungraded:
-        raise GradingError(
-            f"The verifier could not grade {ungraded} of {len(programs)} programs; a score over the rest would mislead."
-        )
+        raise GradingError(f"The verifier could not grade {ungraded} of {len(programs)} programs; no score is honest.")
     passed = {program: reward == 1 for program, reward in zip(programs, rewards, strict=True)}
     return [[passed[i, text] for text in texts] for i, texts in enumerate(completions)]
 
@@ -179,13 +169,10 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, dict[str, object
     if before.task_ids != after.task_ids:
         raise ValueError("Before and after were measured on different problems.")
     old, new = before.scores(), after.scores()
+    changes = {name: (old[name], new[name]) for name in old if name in new}
     return {
-        name: {
-            "difference": float((new[name] - old[name]).mean()),
-            "interval": list(paired_interval(old[name], new[name])),
-        }
-        for name in old
-        if name in new
+        name: {"difference": float((b - a).mean()), "interval": list(paired_interval(a, b))}
+        for name, (a, b) in changes.items()
     }
 
 
@@ -196,15 +183,19 @@ def temperature_sweep(
     *,
     temperatures: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25),
     num_samples: int = 4,
-    max_completion_length: int,
-    seed: int = 0,
+    **limits: int,
 ) -> pd.DataFrame:
-    """pass@1 at each temperature (0 is greedy, one sample): columns temperature, pass@1, low, high (95 % interval)."""
-    sample = partial(sample_completions, model, tokenizer, [problem.prompt for problem in problems], seed=seed)
+    """pass@1 at each temperature (0 is greedy, one sample): columns temperature, pass@1, low, high (95 % interval).
+
+    `limits` are `max_completion_length` and, if wanted, `seed`.
+    """
+    prompts = [problem.prompt for problem in problems]
     rows = []
     for temperature in temperatures:
         samples = num_samples if temperature else 1
-        completions = sample(num_samples=samples, temperature=temperature, max_completion_length=max_completion_length)
+        completions = sample_completions(
+            model, tokenizer, prompts, num_samples=samples, temperature=temperature, **limits
+        )
         shares = [sum(passed) / samples for passed in grade(problems, completions)]
         rows.append((temperature, float(np.mean(shares)), *bootstrap_interval(shares)))
     return pd.DataFrame(rows, columns=["temperature", "pass@1", "low", "high"])

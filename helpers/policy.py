@@ -1,9 +1,9 @@
 """The policy: load a causal language model with its tokenizer, and sample completions from it."""
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -11,13 +11,14 @@ from transformers.utils import logging as transformers_logging
 
 from helpers.runtime import CourseError, project_root
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # as "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+transformers_logging.disable_progress_bar()  # one bar per load and save would stay in the notebooks' outputs
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # as "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 Prompt = str | list[dict[str, str]]  # plain text, or chat messages with "role" and "content"
 
 
 class PolicyError(CourseError, ValueError):
-    """A model that cannot be loaded or used; the message says what is wrong in one sentence."""
+    """A model that cannot be loaded; the message says why in one sentence."""
 
 
 def load_policy(
@@ -31,11 +32,11 @@ def load_policy(
     """
     source = _resolve(model)
     try:
-        with _no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            policy = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        policy = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except Exception as error:  # the loaders raise many types; all of them mean the same to the reader
-        raise PolicyError(f"No causal language model could be loaded from {model}: {_first_line(error)}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PolicyError(f"No causal language model could be loaded from {model}: {reason}") from error
     if tokenizer.eos_token_id is None:
         raise PolicyError(f"The tokenizer in {model} names no end token (eos_token), so no completion could ever end.")
     _agree_on_special_tokens(policy, tokenizer)
@@ -44,36 +45,15 @@ def load_policy(
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Write model and tokenizer to `folder`, so that `load_policy` and transformers' Auto classes load them."""
-    with _no_progress_bars():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def sample_completions(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    *,
-    num_samples: int = 1,
-    temperature: float = 1.0,
-    max_completion_length: int,
-    batch_size: int = 256,
-    seed: int = 0,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], **sampling: Any
 ) -> list[list[str]]:
-    """Sample `num_samples` completions for each prompt: a list of texts per prompt, special tokens stripped.
-
-    Temperature 0 is greedy decoding. Otherwise see `sample_completion_ids`.
-    """
-    ids = sample_completion_ids(
-        model,
-        tokenizer,
-        prompts,
-        num_samples=num_samples,
-        temperature=temperature,
-        max_completion_length=max_completion_length,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    """Completions for each prompt as text without special tokens; `sampling` as for `sample_completion_ids`."""
+    ids = sample_completion_ids(model, tokenizer, prompts, **sampling)
     return [tokenizer.batch_decode(samples, skip_special_tokens=True) for samples in ids]
 
 
@@ -91,30 +71,32 @@ def sample_completion_ids(
 ) -> list[list[list[int]]]:
     """Sample token ids: `num_samples` lists per prompt, each at most `max_completion_length` long.
 
-    A completion that ended carries its end token last; one that was cut off carries none. Chat messages go through
-    the tokenizer's chat template, text is tokenized as it is. Each call draws from its own stream, started at
-    `seed`, and leaves torch's global stream and the model's training mode as they were. Raises ValueError for a
-    negative temperature, no samples or no room for a token.
+    Temperature 0 is greedy decoding. A completion that ended carries its end token last, one that was cut off none.
+    Chat messages go through the chat template, text is tokenized as it is. Each call draws from a stream of its own,
+    started at `seed`, and leaves torch's global stream and the model's mode alone. Raises ValueError for a negative
+    temperature, no samples or no room for a token.
     """
     if temperature < 0 or num_samples < 1 or max_completion_length < 1 or batch_size < 1:
         raise ValueError("temperature must be at least 0; samples, completion length and batch size at least 1.")
     prompt_ids = [_tokenize(tokenizer, prompt) for prompt in prompts]
     # Prompts of like length share a batch: little padding, and completions that end at about the same time.
-    jobs = sorted(
-        (job for job in range(len(prompts)) for _ in range(num_samples)), key=lambda job: len(prompt_ids[job])
-    )
+    order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
+    jobs = [i for i in order for _ in range(num_samples)]
+    # Spelled out because generate() fills what is missing from the checkpoint: some ship top_p 0.8 and a repetition
+    # penalty, and then the samples would not come from the distribution that the loss is computed for.
+    settings = {"do_sample": temperature > 0, "repetition_penalty": 1.0, "max_new_tokens": max_completion_length}
+    if temperature > 0:
+        settings |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
     completions: list[list[list[int]]] = [[] for _ in prompts]
-    settings = _generation_settings(model, tokenizer, temperature, max_completion_length)
     was_training = model.training
     model.eval()
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            sampled = _generate(model, tokenizer, [prompt_ids[job] for job in batch], settings)
-            for job, ids in zip(batch, sampled, strict=True):
-                completions[job].append(ids)
+            sampled = _generate(model, tokenizer, [prompt_ids[i] for i in batch], settings)
+            for i, ids in zip(batch, sampled, strict=True):
+                completions[i].append(ids)
     model.train(was_training)
     return completions
 
@@ -133,21 +115,10 @@ def _resolve(model: str | Path) -> str:
             if not (folder / "config.json").is_file():
                 raise PolicyError(f"The folder {model} holds no model: it has no config.json.")
             return str(folder)
-    looks_like_a_path = not HUB_ID.fullmatch(str(model)) or (project_root() / model).parent.is_dir()
-    if looks_like_a_path or Path(model).parent.is_dir():
+    beside_known_folders = (project_root() / model).parent.is_dir() or Path(model).parent.is_dir()
+    if beside_known_folders or not HUB_ID.fullmatch(str(model)):
         raise PolicyError(f"There is no model folder {model}.")
     return str(model)
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _agree_on_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -167,40 +138,14 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
     return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
-def _generation_settings(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float, max_completion_length: int
-) -> dict[str, object]:
-    # Spelled out because generate() fills what is missing from the checkpoint: some ship top_p 0.8 and a repetition
-    # penalty, and then the samples would not come from the distribution that the loss is computed for.
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature else {}
-    return {
-        "do_sample": False,
-        "repetition_penalty": 1.0,
-        "max_new_tokens": max_completion_length,
-        "eos_token_id": end_token_ids(model, tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        **sampling,
-    }
-
-
 def _generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompt_ids: list[list[int]],
-    settings: dict[str, object],
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_ids: list[list[int]], settings: dict[str, Any]
 ) -> list[list[int]]:
+    """Complete one batch; each list ends with the first end token."""
+    ends = end_token_ids(model, tokenizer)
+    # Padding goes to the left: a completion must follow its prompt without a gap.
     padded = tokenizer.pad({"input_ids": prompt_ids}, padding_side="left", return_tensors="pt").to(model.device)
-    output = model.generate(**padded, **settings)[:, padded["input_ids"].shape[1] :]
-    ends = set(settings["eos_token_id"])
-    return [_until_end(row, ends) for row in output.tolist()]
-
-
-def _until_end(ids: list[int], ends: set[int]) -> list[int]:
-    for position, token in enumerate(ids):
-        if token in ends:
-            return ids[: position + 1]
-    return ids
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    output = model.generate(**padded, **settings, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    rows = output[:, padded["input_ids"].shape[1] :].tolist()
+    lengths = [next((n for n, token in enumerate(row, 1) if token in ends), len(row)) for row in rows]
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]

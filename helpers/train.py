@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +17,7 @@ from typing import Any
 
 from helpers import rewards
 from helpers.problems import ProblemError, load_problems, split_problems
-from helpers.runtime import CourseError, offline, quieten, set_seeds
+from helpers.runtime import CourseError, offline, quieten
 from helpers.settings import Settings, profile_settings
 from helpers.verifier import BrokenTestsError, GradingError
 
@@ -58,36 +57,25 @@ def run(
     from helpers.evaluation import compare, evaluate
     from helpers.policy import load_policy, save_policy
 
-    set_seeds(settings.seed)
     model, tokenizer = load_policy(settings.model, device=settings.device)
     from helpers.training import build_trainer, history_frame
 
     trainer = build_trainer(settings, model, tokenizer, train, reward, output, allow_no_signal=allow_no_signal)
-    measure = partial(
-        evaluate,
-        model,
-        tokenizer,
-        held_out,
-        num_samples=settings.eval_samples,
-        temperature=settings.eval_temperature,
-        max_completion_length=settings.max_completion_length,
-        seed=settings.seed,
-    )
+    sampling = {"num_samples": settings.eval_samples, "temperature": settings.eval_temperature}
+    sampling |= {"max_completion_length": settings.max_completion_length, "seed": settings.seed}
     print(
         f"Profile {settings.profile}, model {settings.model}: {settings.max_steps} steps on {len(train)} problems; "
         f"{len(held_out)} are held out.",
         flush=True,
     )
-    before = measure()
+    before = evaluate(model, tokenizer, held_out, **sampling)
     training_started = perf_counter()
     trainer.train()
     train_seconds = perf_counter() - training_started
-    after = measure()
+    after = evaluate(model, tokenizer, held_out, **sampling)
     save_policy(model, tokenizer, output)
     return {
-        "profile": settings.profile,
-        "model": settings.model,
-        "seed": settings.seed,
+        **{name: getattr(settings, name) for name in ("profile", "model", "seed")},
         "reward": reward.__name__,
         "settings": asdict(settings),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -145,9 +133,8 @@ def before_after_table(result: dict[str, Any]) -> str:
     ]
     for name, change in result["change"].items():
         low, high = change["interval"]
-        lines.append(
-            f"{name:8}{before[name]:8.3f}{after[name]:8.3f}{change['difference']:+8.3f}   {low:+.3f} to {high:+.3f}"
-        )
+        scores = f"{before[name]:8.3f}{after[name]:8.3f}{change['difference']:+8.3f}"
+        lines.append(f"{name:8}{scores}   {low:+.3f} to {high:+.3f}")
     return "\n".join(lines)
 
 

@@ -84,18 +84,17 @@ def train_dataset(problems: Sequence[Problem], settings: Settings) -> Dataset:
         raise SettingsError(
             f"One step needs {settings.prompts_per_step} prompts (prompts_per_step), and there are {len(problems)}."
         )
-    return Dataset.from_list(
-        [
-            {
-                "prompt": problem.prompt,
-                "code_prompt": problem.prompt,
-                "test": problem.test,
-                "entry_point": problem.entry_point,
-                "task_id": problem.task_id,
-            }
-            for problem in problems
-        ]
-    )
+    rows = [
+        {
+            "prompt": p.prompt,
+            "code_prompt": p.prompt,
+            "test": p.test,
+            "entry_point": p.entry_point,
+            "task_id": p.task_id,
+        }
+        for p in problems
+    ]
+    return Dataset.from_list(rows)
 
 
 def build_trainer(
@@ -110,12 +109,14 @@ def build_trainer(
 ) -> GRPOTrainer:
     """A GRPOTrainer that draws a live curve in a notebook and prints text lines elsewhere.
 
-    Its `train()` refuses to start with NoSignalError where the first groups carry no signal, unless
-    `allow_no_signal`. Raises SettingsError where the problems do not fill one step.
+    Raises SettingsError where the problems do not fill one step, and NoSignalError where the first groups sampled
+    carry no signal, unless `allow_no_signal`.
     """
     dataset = train_dataset(problems, settings)
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
     torch.set_num_threads(settings.threads)
+    if not allow_no_signal:
+        check_signal(settings, model, tokenizer, dataset, functions)
     # At every step TRL 1.16 asks transformers 5 by a name it has since changed: nothing a reader could act on.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     trainer = GRPOTrainer(
@@ -126,8 +127,6 @@ def build_trainer(
         train_dataset=dataset,
     )
     trainer.remove_callback(PrinterCallback)  # prints some 25 raw numbers per step
-    if not allow_no_signal:
-        trainer.add_callback(_SignalCheck(lambda policy: check_signal(settings, policy, tokenizer, dataset, functions)))
     trainer.add_callback(Progress())
     return trainer
 
@@ -138,30 +137,30 @@ def check_signal(
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     reward_funcs: Sequence[RewardFunction],
-    max_batches: int = 3,
 ) -> None:
-    """Sample up to `max_batches` steps' worth of groups and stop at the first whose rewards differ.
+    """Sample the groups of up to three steps and stop at the first step where the rewards of a group differ.
 
     No random stream that training draws from is moved. Raises NoSignalError, with what was seen and the way out,
-    where in every group all rewards are equal: then all advantages are 0 (arXiv 2402.03300, equation in 4.1.2).
+    where in every group all rewards are equal: then all advantages are 0 (arXiv 2402.03300, section 4.1.2).
     """
-    order = random.Random(settings.seed).sample(range(len(dataset)), len(dataset))
+    order = random.Random(settings.seed).sample(range(len(dataset)), min(len(dataset), 3 * settings.prompts_per_step))
     rewards, cut_off = [], []
     with _random_streams_kept():
-        for start in range(0, min(len(order), max_batches * settings.prompts_per_step), settings.prompts_per_step):
+        for start in range(0, len(order), settings.prompts_per_step):
             rows = [dataset[i] for i in order[start : start + settings.prompts_per_step]]
-            groups, cut = _sample_rewards(settings, model, tokenizer, rows, reward_funcs)
-            if any(np.ptp(group[~np.isnan(group)]) > 0 for group in groups if not np.isnan(group).all()):
-                return
+            groups, share_cut_off = _sample_rewards(settings, model, tokenizer, rows, reward_funcs)
             rewards.append(groups)
-            cut_off.append(cut)
+            cut_off.append(share_cut_off)
+            if any(len(set(group[~np.isnan(group)])) > 1 for group in groups):
+                return
     raise NoSignalError(_no_signal_message(np.concatenate(rewards), float(np.mean(cut_off)), settings))
 
 
 def history_frame(trainer: GRPOTrainer) -> pd.DataFrame:
-    """One row per step: step, reward, frac_reward_zero_std (share of groups without signal), entropy (nats a token),
-    completion_length (tokens), clipped_ratio (share of completions cut off), grad_norm, loss, learning_rate, seconds,
-    grading_seconds (part of seconds).
+    """What TRL logged, one row per step, under the names in COLUMNS.
+
+    frac_reward_zero_std: share of groups without signal. entropy: nats per token. completion_length: tokens.
+    clipped_ratio: share of completions cut off. grading_seconds: a part of seconds.
     """
     return _frame(trainer.state.log_history)
 
@@ -190,14 +189,6 @@ class Progress(TrainerCallback):
             self.picture.finish()
 
 
-class _SignalCheck(TrainerCallback):
-    def __init__(self, check: Callable[[PreTrainedModel], None]) -> None:
-        self.check = check
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.check(model)
-
-
 def _line(row: pd.Series, max_steps: int) -> str:
     return (
         f"step {row['step']:3.0f}/{max_steps}  reward {row['reward']:.2f}  groups without signal "
@@ -220,11 +211,9 @@ def _timed(reward_function: RewardFunction) -> RewardFunction:
 
 
 def _frame(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    steps = [entry for entry in log_history if "loss" in entry]  # the last entry is a summary of the run
-    present = [key for key in COLUMNS if key != "kl" or any(key in entry for entry in steps)]
-    rows = [{COLUMNS[key]: entry.get(key) for key in present} for entry in steps]
-    frame = pd.DataFrame(rows, columns=[COLUMNS[key] for key in present]).astype(float)
-    return frame.astype({"step": int})
+    steps = pd.DataFrame([entry for entry in log_history if "loss" in entry])  # the last entry sums up the run
+    frame = steps.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS).astype(float).astype({"step": int})
+    return frame.drop(columns="kl") if frame["kl"].isna().all() else frame
 
 
 @contextmanager
@@ -267,17 +256,15 @@ def _sample_rewards(
 
 
 def _no_signal_message(rewards: np.ndarray, cut_off: float, settings: Settings) -> str:
-    seen = np.unique(rewards[~np.isnan(rewards)])
-    if seen.size == 0:
+    seen = ", ".join(f"{value:g}" for value in np.unique(rewards[~np.isnan(rewards)])[:4])
+    if not seen:
         what, way_out = "no completion could be graded", "look at the verifier first"
     elif cut_off > 0.5:
-        what = f"{cut_off:.0%} of the completions were cut off before their end"
+        what = f"reward {seen}; {cut_off:.0%} of the completions were cut off before their end"
         way_out = f"raise max_completion_length (now {settings.max_completion_length})"
-    elif seen.size == 1 and seen[0] <= 0:
-        what, way_out = f"every reward was {seen[0]:g}", "take easier problems or a better starting model"
     else:
-        what = "every reward was " + " or ".join(f"{value:g}" for value in seen[:4])
-        way_out = "take harder problems or a finer reward"
+        what = f"reward {seen}"
+        way_out = "take easier problems" if np.nanmax(rewards) <= 0 else "take harder problems or a finer reward"
     return (
         f"In all {len(rewards)} groups sampled before training, the {rewards.shape[1]} completions of a group had "
         f"equal rewards ({what}), so every advantage is 0 and nothing can be learned: {way_out}, or go on all the "

@@ -41,7 +41,7 @@ def sampler(monkeypatch):
     """Stands in for the model: greedy is right on even problems, samples are right in the first i of n."""
     calls = []
 
-    def sample_completions(model, tokenizer, prompts, *, num_samples=1, temperature=1.0, max_completion_length, seed):
+    def sample_completions(model, tokenizer, prompts, *, num_samples=1, temperature=1.0, max_completion_length, seed=0):
         calls.append({"num_samples": num_samples, "temperature": temperature, "length": max_completion_length})
         if temperature == 0:
             return [[RIGHT[p] if i % 2 == 0 else "    greedy\n"] for i, p in enumerate(prompts)]

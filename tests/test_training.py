@@ -197,8 +197,8 @@ def test_the_reward_gets_every_column_repeated_within_the_group(train):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (0.0, "every reward was 0"),
-        (1.0, "every reward was 1.*harder problems"),
+        (0.0, "reward 0.*easier problems"),
+        (1.0, "reward 1.*harder problems"),
         (None, "no completion could be graded"),
     ],
 )
