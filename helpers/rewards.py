@@ -22,7 +22,7 @@ START_OF_TEXT = re.compile(r"^\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|im_start\|>
 FENCE = re.compile(r"^ {0,3}```+([^`]*)$")  # deeper ones stand in docstrings
 CODE_START = re.compile(r"(?:from|import|def|class|async|@)")
 FUTURE_IMPORT = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
-PROSE = re.compile(r"[^\W\d][^(=]*$")  # a line at the margin that neither calls nor assigns
+PROSE = re.compile(r"(?!(?:from|import|def|class|async)\b)[^\s@#]")  # perhaps: a line at the margin, no definition
 
 
 def passes_tests(
@@ -251,8 +251,13 @@ def _without_prose(lines: list[str], offset: int, prefix: str) -> list[str]:
     """Blank out top-level statements that do nothing but look up names: as code they can only fail."""
     if not any(PROSE.match(line) for line in lines):
         return lines
+    try:
+        with _no_warnings():
+            statements = ast.parse(prefix + "\n".join(lines)).body
+    except (RecursionError, MemoryError):  # deep nesting that compiles, but has no tree
+        return lines
     kept = list(lines)
-    for statement in ast.parse(prefix + "\n".join(lines)).body:
+    for statement in statements:
         if statement.lineno > offset and _only_looks_up(statement):
             span = slice(statement.lineno - 1 - offset, statement.end_lineno - offset)
             kept[span] = [""] * len(kept[span])
@@ -260,20 +265,24 @@ def _without_prose(lines: list[str], offset: int, prefix: str) -> list[str]:
 
 
 def _only_looks_up(statement: ast.stmt) -> bool:
-    declares = isinstance(statement, ast.AnnAssign) and statement.value is None
-    if not declares and not isinstance(statement, ast.Expr):
-        return False
-    return not any(isinstance(node, ast.Call | ast.Await | ast.NamedExpr) for node in ast.walk(statement))
+    if isinstance(statement, ast.AnnAssign):
+        return statement.value is None
+    calls = (isinstance(node, ast.Call | ast.Await | ast.NamedExpr) for node in ast.walk(statement))
+    return isinstance(statement, ast.Expr) and not any(calls)
 
 
 def _error_line(program: str) -> int | None:
     """The line, from 1, where the program stops being Python; None where all of it compiles."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as an unknown escape in a string: the model's affair
+        with _no_warnings():
             compile(program, "<program>", "exec", dont_inherit=True)
     except SyntaxError as error:
         return error.lineno or 1
     except (ValueError, RecursionError, MemoryError, OverflowError):  # NUL, lone surrogates, absurd nesting
         return 1
     return None
+
+
+def _no_warnings() -> warnings.catch_warnings:
+    """Silence what Python says about, for example, an unknown escape in a string: it is the model's affair."""
+    return warnings.catch_warnings(action="ignore")

@@ -113,6 +113,8 @@ PAID = {
     "plain end token": BODY + "</s></s>",
     "end token within a string": '    return helper(x) + len("<s></s>") - 6\n',
     "unknown escape": '    return helper(x) + len("\\d") - 1\n',
+    "prose that is Python": WHOLE + "\nDone\n\nComplexity: O(n)\n\n- fast\n\nNote: sorted_list\n\nfast, simple\n",
+    "deep nesting": "    y = " + "1 + " * 2000 + "1\n" + BODY + "\nDone\n",
     "main block": WHOLE + "\nif __name__ == '__main__':\n    import sys\n    sys.exit(f(1))\n",
     "prints": WHOLE + "\nprint(f(1))\nprint('done')\n",
 }

@@ -1,7 +1,6 @@
 """The verifier: right programs pass, programs that cheat do not, and neither harms the next one."""
 
 import math
-import os
 import re
 import subprocess
 import sys
