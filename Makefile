@@ -81,24 +81,24 @@ lab: setup
 	@$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)
 
 run: setup
-	@$(VENV_PYTHON) -m helpers.notebooks run $(NOTEBOOKS)
+	@$(VENV_PYTHON) -m tools.notebooks run $(NOTEBOOKS)
 
 # Two calls: what tests/conftest.py sets is not meant for the notebooks' kernels.
 test: setup
 	$(VENV_PYTHON) -m pytest --durations=10 tests
-	@if ls notebooks/*.ipynb >/dev/null 2>&1; then set -x; \
+	@rm -rf build/test; if ls notebooks/*.ipynb >/dev/null 2>&1; then set -x; \
 	    COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 \
 	        --durations=0 notebooks; \
 	else echo "There is no notebook in notebooks/ to run."; fi
 
 lint: setup
-	$(VENV_PYTHON) -m ruff check helpers tests notebooks
-	$(VENV_PYTHON) -m ruff format --check helpers tests notebooks
-	$(VENV_PYTHON) -m helpers.notebooks check
+	$(VENV_PYTHON) -m ruff check helpers tests tools notebooks
+	$(VENV_PYTHON) -m ruff format --check helpers tests tools notebooks
+	$(VENV_PYTHON) -m tools.notebooks check
 
 outputs: setup
-	@$(VENV_PYTHON) -m helpers.notebooks outputs $(NOTEBOOKS)
+	@$(VENV_PYTHON) -m tools.notebooks outputs $(NOTEBOOKS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache build/run build/test build/outputs
-	find helpers tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+	find helpers tests tools notebooks -name __pycache__ -prune -exec rm -rf {} +

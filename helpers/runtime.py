@@ -4,6 +4,7 @@ Imports nothing heavy: the first cell of every notebook runs through here.
 """
 
 import importlib.metadata
+import itertools
 import os
 import random
 import sys
@@ -42,6 +43,17 @@ def output_folder(root: Path | None = None) -> Path:
         raise CourseError(
             f"Results cannot be written to {folder} ({error.strerror}); set COURSE_OUTPUT to another folder."
         ) from error
+    return folder
+
+
+def new_run_folder(name: str) -> Path:
+    """A new, empty folder for a run's results below the output folder: `name`, or `name-2`, `name-3`, ... if taken.
+
+    A run that is repeated never writes over what an earlier one left. Raises CourseError where it cannot be made.
+    """
+    folders = (output_folder() / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    folder = next(folder for folder in folders if not folder.exists())
+    folder.mkdir()
     return folder
 
 

@@ -1,4 +1,4 @@
-"""helpers.notebooks: run, outputs and check, on small courses made for the test."""
+"""tools.notebooks: run, outputs and check, on small courses made for the test."""
 
 import json
 import os
@@ -15,8 +15,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers import notebooks
 from helpers.runtime import CourseError
+from tools import notebooks
 
 FOUR = notebooks.RESULT_NOTEBOOK
 PART = {"greedy": 0.25, "pass@1": 0.3, "pass@8": 0.9, "problems": 164, "samples": 8}
@@ -100,10 +100,10 @@ def test_run_tells_a_kernel_that_dies(course, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_an_interrupted_run_says_so_and_leaves_no_kernel(course, root):
-    shutil.copy(root / "helpers" / "notebooks.py", course / "helpers")
+    shutil.copytree(root / "tools", course / "tools")
     write(course, "01_first", "import os\nopen('kernel', 'w').write(str(os.getpid()))", "while True: pass")
     process = subprocess.Popen(
-        [sys.executable, "-m", "helpers.notebooks", "run"],
+        [sys.executable, "-m", "tools.notebooks", "run"],
         cwd=course,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

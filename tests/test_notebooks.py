@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from try_exercises import exercises, solution_of, source_of, stub_and_check, tagged, wrong_answers_of
 
-from helpers.notebooks import BOOTSTRAP_CELL
+from tools.notebooks import BOOTSTRAP_CELL
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 NEEDS = re.compile(r"^NEEDS = \[.*?\]", re.MULTILINE | re.DOTALL)

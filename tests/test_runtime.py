@@ -69,18 +69,16 @@ def test_a_notebook_shows_the_sentence_alone():
     assert CourseError("One sentence.")._render_traceback_() == ["One sentence."]
 
 
-def test_the_first_cell_loads_nothing_heavy_and_is_quick(root):
+def test_the_first_cell_loads_nothing_heavy(root):
     code = """
-import sys, time
-start = time.perf_counter()
+import sys
 from helpers.runtime import ready
 ready(["torch>=2", "trl>=1", "transformers", "matplotlib"])
-assert time.perf_counter() - start < 0.3, time.perf_counter() - start
 heavy = {"torch", "numpy", "trl", "transformers", "huggingface_hub"} & set(sys.modules)
 assert not heavy, heavy
 """
-    best_of_three = [fresh(code, root) for _ in range(3)]
-    assert any(done.returncode == 0 for done in best_of_three), best_of_three[-1].stderr
+    done = fresh(code, root)
+    assert done.returncode == 0, done.stderr
 
 
 def test_offline_reaches_libraries_that_are_loaded(monkeypatch):
@@ -144,3 +142,11 @@ def test_seeds_repeat_what_is_drawn():
 def test_seeds_without_torch_do_not_load_it(root):
     code = "import sys; from helpers.runtime import set_seeds; set_seeds(1, False); print('torch' in sys.modules)"
     assert fresh(code, root).stdout.strip() == "False"
+
+
+def test_a_repeated_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_OUTPUT", str(tmp_path))
+    first = runtime.new_run_folder("04_demo")
+    (first / "result.json").write_text("mine")
+    assert [runtime.new_run_folder("04_demo").name for _ in range(2)] == ["04_demo-2", "04_demo-3"]
+    assert (first / "result.json").read_text() == "mine"

@@ -34,7 +34,7 @@ def remake(folder: Path, steps: int | None = None) -> None:
     offline()
     started = time.monotonic()
     print("Making the problems (about a minute) ...", flush=True)
-    from helpers.tiny_coder.build import build_bundle
+    from helpers.tiny_coder.build import build_bundle, corpus_specifications
 
     bundle = build_bundle()
     train, held_out = ([problem for problem, _ in part] for part in (bundle.train, bundle.held_out))
@@ -45,11 +45,12 @@ def remake(folder: Path, steps: int | None = None) -> None:
     import torch
 
     from helpers.policy import load_policy, save_policy
-    from helpers.tiny_coder.pretrain import Recipe, pretrain
+    from helpers.tiny_coder.pretrain import Recipe, corpus_of, pretrain
 
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     recipe = Recipe() if steps is None else Recipe(steps=steps)
-    model, tokenizer = pretrain(bundle.train, recipe, _Progress(recipe.steps))
+    corpus = corpus_of(corpus_specifications([spec for _, spec in bundle.held_out]))
+    model, tokenizer = pretrain(corpus, recipe, _Progress(recipe.steps))
     # Stored in bfloat16 to keep the repository small; everything below is measured after that rounding.
     save_policy(model.to(torch.bfloat16), tokenizer, folder / "tiny_coder")
     _measure(*load_policy(folder / "tiny_coder"), held_out)

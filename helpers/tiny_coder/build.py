@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from helpers.problems import HELD_OUT_PREFIX, Problem
 from helpers.tiny_coder.families import Specification, all_specifications
@@ -16,7 +17,8 @@ SEED = 20
 TRAIN_PREFIX = "tiny_train/"
 TRAIN_PER_FAMILY = 130
 HELD_OUT_PER_FAMILY = 17
-MINIMUM_ASSERTS, MAXIMUM_ASSERTS = 8, 14
+CORPUS_PER_FAMILY = 3000
+MINIMUM_ASSERTS = 8
 LEAST_RIGHT_SHARE = 0.17  # below, a group of eight samples rarely holds a right one, and nothing can be learned
 _MISSING = object()
 
@@ -40,6 +42,47 @@ def build_bundle(seed: int = SEED) -> Bundle:
         [(_problem(spec, f"{TRAIN_PREFIX}{number}", generator), spec) for number, spec in enumerate(train)],
         [(_problem(spec, f"{HELD_OUT_PREFIX}{number}", generator), spec) for number, spec in enumerate(held_out)],
     )
+
+
+def corpus_specifications(held_out: Sequence[Specification], seed: int = SEED) -> dict[str, list[Specification]]:
+    """What the pre-training corpus is written from, by family: all of the grammar but what is held out.
+
+    Left out is every combination of operators that a held-out problem has, whatever its constants, and everything
+    that computes the same function on 500 random inputs. Raising on an input leaves out too.
+    """
+    held_shapes = {_shape_of(spec) for spec in held_out}
+    held_prints = {_print_of(spec) for spec in held_out}
+    corpus: dict[str, list[Specification]] = {}
+    for family, candidates in all_specifications(random.Random(f"corpus {seed}")).items():
+        random.Random(f"{family} {seed}").shuffle(candidates)
+        corpus[family] = [
+            spec
+            for spec in candidates[:CORPUS_PER_FAMILY]
+            if _shape_of(spec) not in held_shapes and _usable(spec) and _print_of(spec) not in held_prints
+        ]
+    return corpus
+
+
+def _shape_of(spec: Specification) -> str:
+    return shape(_bare_source(spec, spec.canonical_body()))
+
+
+def _print_of(spec: Specification) -> tuple[tuple[str, ...], str]:
+    """What tells a function from others: its answers to 500 random inputs, the kinds of which it takes."""
+    return spec.kinds, repr(_fixed_outcomes(spec, 500))
+
+
+def _usable(spec: Specification) -> bool:
+    return all(result is not _MISSING for result in _fixed_outcomes(spec, 20))
+
+
+def _fixed_outcomes(spec: Specification, count: int) -> list[object]:
+    return outcomes(canonical_function(spec), _fixed_inputs(spec.kinds, count))
+
+
+def canonical_function(spec: Specification) -> Function:
+    """The function that the right body defines."""
+    return function_of(_bare_source(spec, spec.canonical_body()), spec.name)
 
 
 def shape(source: str) -> str:
@@ -113,7 +156,7 @@ def _choose(families: dict[str, list[Specification]], generator: random.Random) 
             if len(chosen[family]) == TRAIN_PER_FAMILY + 3 * HELD_OUT_PER_FAMILY:
                 break
             inputs = _fixed_inputs(spec.kinds, 500)
-            results = outcomes(function_of(_bare_source(spec, spec.canonical_body()), spec.name), inputs)
+            results = outcomes(canonical_function(spec), inputs)
             print_of = (spec.kinds, repr(results))
             if print_of in seen or spec.sentence in sentences or not _worth_asking(spec, inputs, results):
                 continue
@@ -123,7 +166,8 @@ def _choose(families: dict[str, list[Specification]], generator: random.Random) 
     return chosen
 
 
-def _fixed_inputs(kinds: Sequence[str], count: int) -> list[Arguments]:
+@cache
+def _fixed_inputs(kinds: tuple[str, ...], count: int) -> list[Arguments]:
     generator = random.Random("inputs " + " ".join(kinds))
     return edge_arguments(kinds) + [random_arguments(kinds, generator) for _ in range(count)]
 
@@ -164,7 +208,7 @@ def _hold_out(
     chosen: dict[str, list[Specification]], generator: random.Random
 ) -> tuple[list[Specification], list[Specification]]:
     """Hold out whole shapes of each family, so that no training problem differs from one in constants alone."""
-    shapes = {id(spec): shape(_bare_source(spec, spec.canonical_body())) for specs in chosen.values() for spec in specs}
+    shapes = {id(spec): _shape_of(spec) for specs in chosen.values() for spec in specs}
     train: list[Specification] = []
     held_out: list[Specification] = []
     held_shapes: set[str] = set()
@@ -186,8 +230,7 @@ def _hold_out(
 
 
 def _problem(spec: Specification, task_id: str, generator: random.Random) -> Problem:
-    body = spec.canonical_body()
-    function = function_of(_bare_source(spec, body), spec.name)
+    body, function = spec.canonical_body(), canonical_function(spec)
     return Problem(task_id, prompt_of(spec, function, generator), body, _test_of(spec, body, function), spec.name)
 
 
@@ -224,28 +267,35 @@ def _sharp_inputs(spec: Specification, body: str, function: Function) -> list[Ar
     """Few inputs that catch every mutant and every misconception which any of many inputs catches."""
     pool = _fixed_inputs(spec.kinds, 1500)
     right = outcomes(function, pool)
-    caught_at: dict[str, set[int]] = {}
-    for source in _near_misses(spec, body):
-        caught_at[source] = set(differing(right, outcomes(function_of(source, spec.name), pool)))
-    open_cases = [positions for positions in caught_at.values() if positions]
-    chosen: list[int] = []
-    while open_cases and len(chosen) < MAXIMUM_ASSERTS:
-        best = max(range(len(pool)), key=lambda i: (sum(i in case for case in open_cases), -len(repr(pool[i]))))
-        chosen.append(best)
-        open_cases = [positions for positions in open_cases if best not in positions]
-    cases = sorted((positions for positions in caught_at.values() if positions), key=len)
-    for positions in cases:  # the rarest near misses are caught a second time
-        if len(chosen) >= MINIMUM_ASSERTS:
-            break
+    near_misses = [function_of(source, spec.name) for source in _near_misses(spec, body)]
+    cases = [positions for miss in near_misses if (positions := _caught_at(miss, pool, right))]
+    chosen = _cover(cases, pool)
+    for positions in sorted(cases, key=len):  # the rarest near misses are caught a second time
         fresh = positions.difference(chosen)
-        if fresh:
+        if fresh and len(chosen) < MINIMUM_ASSERTS:
             chosen.append(min(fresh, key=lambda index: len(repr(pool[index]))))
-    for index in range(len(pool)):  # a solution without operators has no near misses
-        if len(chosen) >= MINIMUM_ASSERTS:
-            break
-        if index not in chosen:
-            chosen.append(index)
+    spare = [index for index in range(len(pool)) if index not in chosen]  # a solution without operators has no misses
+    chosen += spare[: max(0, MINIMUM_ASSERTS - len(chosen))]
     return [pool[index] for index in sorted(chosen)]
+
+
+def _caught_at(miss: Function, pool: Sequence[Arguments], right: Sequence[object]) -> set[int]:
+    """Positions of inputs that tell a near miss from the right solution; the whole pool only where few do."""
+    first = differing(right[:300], outcomes(miss, pool[:300]))
+    return set(first if len(first) >= 10 else differing(right, outcomes(miss, pool)))
+
+
+def _cover(cases: Sequence[set[int]], pool: Sequence[Arguments]) -> list[int]:
+    """Positions that meet every case: for the rarest open case, the input that settles the most others; short ones
+    first among equals."""
+    chosen: list[int] = []
+    waiting = list(cases)
+    while waiting:
+        rarest = min(waiting, key=len)
+        best = max(sorted(rarest), key=lambda index: (sum(index in case for case in waiting), -len(repr(pool[index]))))
+        chosen.append(best)
+        waiting = [case for case in waiting if best not in case]
+    return chosen
 
 
 def _near_misses(spec: Specification, body: str) -> list[str]:

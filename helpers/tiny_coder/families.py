@@ -372,15 +372,18 @@ LOOPS = (
      "for x in <o>:<if>\nreturn <e><end>\nreturn None"),
     ("last", "the last of <i>, or None if there are none", Operator("last", "", "reversed(xs)", ("xs",), MISTAKEN),
      "for x in <o>:<if>\nreturn <e><end>\nreturn None"),
-    ("alternate", "the alternating sum, starting with plus, of <i>", Operator("alternate", "", "-sign", ("sign",), SHAKY),
+    ("alternate", "the alternating sum, starting with plus, of <i>", 
+     Operator("alternate", "", "-sign", ("sign",), SHAKY),
      "total, sign = 0, 1\nfor x in xs:<if>\ntotal += sign * <q>\nsign = <o><end>\nreturn total"),
     ("counts", "a dictionary that counts each of <i>", Operator("counts", "", "0", ("1",), MISTAKEN),
      "out = {}\nfor x in xs:<if>\nout[<e>] = out.get(<e>, <o>) + 1<end>\nreturn out"),
 )  # fmt: skip
 UNTIL = (
-    ("sum_before", "the sum of <i>, stopping before the first number <c>", Operator("before", "", "break", ("continue",), MISTAKEN),
+    ("sum_before", "the sum of <i>, stopping before the first number <c>",
+     Operator("before", "", "break", ("continue",), MISTAKEN),
      "total = 0\nfor x in xs:<if>\n<o><end>\n    total += <e>\nreturn total"),
-    ("list_before", "the list of <i>, stopping before the first number <c>", Operator("before", "", "break", ("continue",), MISTAKEN),
+    ("list_before", "the list of <i>, stopping before the first number <c>",
+     Operator("before", "", "break", ("continue",), MISTAKEN),
      "out = []\nfor x in xs:<if>\n<o><end>\n    out.append(<e>)\nreturn out"),
 )  # fmt: skip
 
@@ -394,14 +397,16 @@ def _loops(generator: random.Random) -> Iterator[Specification]:
             continue
         mapping, condition = _bound(mapping, generator), _bound(condition, generator)
         items = _items(condition.phrase, LIST, condition.tags, condition.right == "")
-        yield _loop(name, phrase.replace("<i>", mapping.phrase.replace("<i>", items)), operator, lines, mapping, condition)
+        yield _loop(
+            name, phrase.replace("<i>", mapping.phrase.replace("<i>", items)), operator, lines, mapping, condition
+        )
     for (name, phrase, operator, lines), mapping, condition in itertools.product(
         UNTIL, [SAME, *NUMBER_MAPS], NUMBER_FILTERS
     ):
         mapping, condition = _bound(mapping, generator), _bound(condition, generator)
         items = mapping.phrase.replace("<i>", "the numbers in xs")
-        claim = f"that is {condition.phrase}"
-        yield _loop(name, phrase.replace("<i>", items).replace("<c>", claim), operator, lines, mapping, condition)
+        phrase = phrase.replace("<i>", items).replace("<c>", f"that is {condition.phrase}")
+        yield _loop(name, phrase, operator, lines, mapping, condition)
 
 
 def _loop(

@@ -68,9 +68,7 @@ def _dictionary(generator: random.Random) -> dict[str, int]:
 
 
 def _rows(generator: random.Random) -> list[list[int]]:
-    return [
-        [generator.randint(-4, 11) for _ in range(generator.randint(1, 5))] for _ in range(generator.randint(0, 5))
-    ]
+    return [[generator.randint(-4, 11) for _ in range(generator.randint(1, 5))] for _ in range(generator.randint(0, 5))]
 
 
 _MAKERS: dict[str, Callable[[random.Random], object]] = {

@@ -94,7 +94,8 @@ NUMBER_FILTERS = (
     Operator("outside", "less than <k> or greater than <m>", "<x> < <k> or <x> > <m>",
              ("<x> < <k> and <x> > <m>",), SHAKY, RANGES),
     Operator("unlike", "not equal to <k>", "<x> != <k>", (), KNOWN, SMALL),
-    Operator("ending", "ending in <k>", "abs(<x>) % 10 == <k>", ("<x> % 10 == <k>",), SHAKY, SMALL, tags=_tags("signed")),
+    Operator("ending", "ending in <k>", "abs(<x>) % 10 == <k>", ("<x> % 10 == <k>",), SHAKY, SMALL,
+             tags=_tags("signed")),
 )  # fmt: skip
 
 NUMBER_MAPS = (

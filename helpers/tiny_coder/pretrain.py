@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from helpers.problems import Problem
-from helpers.tiny_coder.build import Function, function_of, prompt_of
+from helpers.tiny_coder.build import Function, canonical_function, prompt_of
 from helpers.tiny_coder.families import Specification
 
 CHEATS = (
@@ -32,7 +31,7 @@ class Recipe:
     heads: int = 4
     key_value_heads: int = 2
     intermediate_size: int = 384
-    steps: int = 3000
+    steps: int = 1800
     documents_per_step: int = 48
     learning_rate: float = 3e-3
     warmup_share: float = 0.05
@@ -40,34 +39,33 @@ class Recipe:
     seed: int = 0
 
 
-Entry = tuple[Problem, Specification, Function]
+Corpus = dict[str, list[tuple[Specification, Function]]]
 
 
-def corpus_entries(train: Sequence[tuple[Problem, Specification]]) -> list[Entry]:
-    """Training problems with the functions that work out their docstring examples."""
-    return [
-        (problem, spec, function_of(problem.prompt + problem.canonical_solution, problem.entry_point))
-        for problem, spec in train
-    ]
+def corpus_of(specifications: dict[str, list[Specification]]) -> Corpus:
+    """Specifications by family, with the functions that work out their docstring examples."""
+    return {
+        family: [(spec, canonical_function(spec)) for spec in members] for family, members in specifications.items()
+    }
 
 
-def document(entry: Entry, generator: random.Random) -> tuple[str, str]:
+def document(corpus: Corpus, generator: random.Random) -> tuple[str, str]:
     """One corpus document: a prompt with a fresh example, and a body, often wrong, rarely a cheat."""
-    _, spec, function = entry
+    spec, function = generator.choice(corpus[generator.choice(list(corpus))])
     prompt = prompt_of(spec, function, generator)
     if generator.random() < CHEAT_SHARE:
         return prompt, generator.choice(CHEATS)
     return prompt, spec.sampled_body(generator)
 
 
-def train_tokenizer(entries: Sequence[Entry], recipe: Recipe) -> Qwen2Tokenizer:
+def train_tokenizer(corpus: Corpus, recipe: Recipe) -> Qwen2Tokenizer:
     """A byte-level BPE with Qwen2's own pre-tokenizer.
 
     AutoTokenizer rebuilds that pre-tokenizer for every `qwen2` model, so any other would give different tokens
     after saving and loading. Prompts and bodies are texts of their own: no token spans the boundary between them.
     """
     generator = random.Random(recipe.seed)
-    texts = [text for entry in entries for _ in range(4) for text in document(entry, generator)] + list(CHEATS) * 9
+    texts = [text for _ in range(6000) for text in document(corpus, generator)]
     blank = Qwen2Tokenizer(eos_token=END, pad_token=PAD, unk_token=END)
     return blank.train_new_from_iterator(texts, recipe.vocabulary_size, show_progress=False)
 
@@ -102,7 +100,9 @@ def token_ids(tokenizer: Qwen2Tokenizer, prompt: str, body: str) -> tuple[list[i
     return prompt_ids, tokenizer(body, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
 
 
-def collate(rows: Sequence[tuple[list[int], list[int]]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def collate(
+    rows: Sequence[tuple[list[int], list[int]]], pad_id: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(input ids, attention mask, body mask), each (rows, longest row); the body mask marks what is learned."""
     longest = max(len(prompt) + len(body) for prompt, body in rows)
     ids = torch.full((len(rows), longest), pad_id)
@@ -127,13 +127,12 @@ def body_loss(
 
 
 def pretrain(
-    train: Sequence[tuple[Problem, Specification]],
+    corpus: Corpus,
     recipe: Recipe,
     report: Callable[[int, float, float], None],
 ) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
     """Train tokenizer and model on freshly written documents; `report(step, loss, seconds)` follows each step."""
-    entries = corpus_entries(train)
-    tokenizer = train_tokenizer(entries, recipe)
+    tokenizer = train_tokenizer(corpus, recipe)
     model = new_model(tokenizer, recipe)
     optimizer = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
@@ -142,7 +141,7 @@ def pretrain(
     generator = random.Random(recipe.seed + 1)
     started = time.monotonic()
     for step in range(1, recipe.steps + 1):
-        documents = (document(generator.choice(entries), generator) for _ in range(recipe.documents_per_step))
+        documents = (document(corpus, generator) for _ in range(recipe.documents_per_step))
         rows = [token_ids(tokenizer, prompt, body) for prompt, body in documents]
         loss = body_loss(model, *collate(rows, tokenizer.pad_token_id))
         loss.backward()

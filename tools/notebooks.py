@@ -1,4 +1,4 @@
-"""Run the notebooks, refresh their committed outputs, check those: python -m helpers.notebooks run|outputs|check.
+"""Run the notebooks, refresh their committed outputs, check those: python -m tools.notebooks run|outputs|check.
 
 Outputs belong to their inputs through a hash of what they depend on (code cells, imported helpers, requirements, data),
 kept in the notebook's metadata: a hash of outputs would differ from machine to machine.
@@ -6,6 +6,7 @@ kept in the notebook's metadata: a hash of outputs would differ from machine to 
 
 import argparse
 import ast
+import base64
 import hashlib
 import json
 import os
@@ -42,6 +43,7 @@ ready(NEEDS)"""
 """The first code cell of every notebook; only what stands in NEEDS differs."""
 
 RESULT_NOTEBOOK = "04_grpo_on_humaneval"
+README_PICTURE = "docs/learning_curve.png"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 CELL_SECONDS = 900
 LARGEST = 1_000_000  # bytes of a notebook
@@ -200,7 +202,19 @@ def outputs(root: Path, names: Sequence[str] = ()) -> int:
         unfinished = path.with_suffix(".unfinished")
         nbformat.write(notebook, unfinished)
         os.replace(unfinished, path)
+        if picture := readme_picture(notebook):
+            (root / "docs").mkdir(exist_ok=True)
+            (root / README_PICTURE).write_bytes(picture)
     return check(root, names)
+
+
+def readme_picture(notebook: Any) -> bytes | None:
+    """The picture that the README shows: the last one of the cell tagged `readme-picture`, if there is one."""
+    tagged = [cell for cell in notebook.cells if "readme-picture" in tags_of(cell)]
+    pictures = [
+        output.data["image/png"] for cell in tagged for output in cell.outputs if "image/png" in output.get("data", {})
+    ]
+    return base64.b64decode(pictures[-1]) if pictures else None
 
 
 def check(root: Path, names: Sequence[str] = ()) -> int:
@@ -347,7 +361,7 @@ def tags_of(cell: dict[str, Any]) -> list[str]:
 def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> int:
     """The command line: returns the exit status."""
     commands = {"run": run, "outputs": outputs, "check": check}
-    parser = argparse.ArgumentParser(prog="python -m helpers.notebooks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=commands)
     parser.add_argument("names", nargs="*", help="beginnings of file names, as in: run 04 (default: all notebooks)")
     chosen = parser.parse_args(arguments)
