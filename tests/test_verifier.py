@@ -163,10 +163,7 @@ def test_processor_time_counts_and_not_the_clock_on_the_wall():
     assert judge_one(program, "assert candidate() == 1", timeout=0.3).passed
 
 
-@pytest.mark.parametrize(
-    "test",
-    ["while candidate(): pass", "for _ in iter(candidate, 0):\n    try:\n        pass\n    finally:\n        pass"],
-)
+@pytest.mark.parametrize("test", ["while candidate(): pass", "x = candidate()\nwhile x: pass"])
 def test_tests_that_never_end_time_out(test: str):
     assert judge_one("def f(): return 1", test, timeout=0.2).outcome is Outcome.TIMEOUT
 
