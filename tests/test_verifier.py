@@ -265,10 +265,11 @@ def test_helpers_of_the_prompt_are_there_for_the_tests_and_cannot_be_replaced():
 
 
 def test_same_batch_same_verdicts():
-    """Chance and set order are the same each time, though not the same for each program."""
-    chance = "import random\ndef f():  # {}\n    return random.random() < 0.5 and min({{'a', 'b', 'c'}}, key=hash)\n"
-    test = "def check(candidate):\n    import random\n    assert candidate() and random.random() < 0.9\n"
-    batch = [Submission(chance.format(number), "", test, "f") for number in range(60)]
+    """Chance and set order are the same each time, though chance is not the same for each program."""
+    chance = "import random\ndef f():  # {}\n    return random.random() < 0.5 and ''.join({{'a', 'b', 'c', 'd'}})\n"
+    test = "def check(candidate):\n    import random\n    assert candidate() and random.random() < 0.9, candidate()\n"
+    order = "def check(candidate):\n    assert not candidate(), ''.join({'a', 'b', 'c', 'd'}) + candidate()\n"
+    batch = [Submission(chance.format(number), "", tests, "f") for number in range(30) for tests in (test, order)]
     first = grade_programs(batch)
     close_pool()
     assert grade_programs(batch, workers=1) == first
