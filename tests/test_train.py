@@ -8,7 +8,7 @@ import pytest
 import torch
 from random_policy import arithmetic_problems, save_random_policy
 
-from helpers import rewards, settings, train
+from helpers import evaluation, rewards, settings, train
 from helpers.policy import load_policy, sample_completions
 from helpers.problems import Problem, write_problems
 from helpers.runtime import CourseError
@@ -117,6 +117,22 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(command):
     assert timeless(read(first))["history"] != timeless(read(other))["history"]
     weights = [(folder / "model.safetensors").read_bytes() for folder in (first, second, other)]
     assert weights[0] == weights[1] != weights[2]
+
+
+def test_before_and_after_are_measured_alike_and_as_the_settings_say(command, monkeypatch):
+    measured = []
+    real = evaluation.evaluate
+
+    def evaluate(model, tokenizer, problems, **sampling):
+        measured.append(([problem.task_id for problem in problems], sampling))
+        return real(model, tokenizer, problems, **sampling)
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    _, output = command("--seed", "5", "--max-steps", "1")
+    assert len(measured) == 2 and measured[0] == measured[1]
+    ids, sampling = measured[0]
+    assert len(ids) == 6
+    assert sampling == {"num_samples": 8, "temperature": 1.0, "max_completion_length": 8, "seed": 5}
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_left_alone(command, tmp_path, capsys):
