@@ -80,7 +80,7 @@ PROFILES = {
         problems="tiny",
         prompts_per_step=8,
         num_generations=8,
-        max_completion_length=48,
+        max_completion_length=56,
         max_steps=60,
         learning_rate=3e-4,
     ),
