@@ -114,7 +114,7 @@ def build_trainer(
     """
     dataset = train_dataset(problems, settings)
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(min(settings.threads, torch.get_num_threads()))  # OMP_NUM_THREADS may ask for fewer
     if not allow_no_signal:
         check_signal(settings, model, tokenizer, dataset, functions)
     # At every step TRL 1.16 asks transformers 5 by a name it has since changed: nothing a reader could act on.

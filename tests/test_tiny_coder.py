@@ -149,7 +149,7 @@ def test_mutants_change_one_operator_each():
     joined = "\n".join(found)
     for part in ("x - 1", "x * 1", "x >= k", "x == k", "not x < k or", "if x < k and", "x not in xs"):
         assert part in joined
-    assert len(found) == len(set(found)) == 4 + 5 + 1 + 1 + 1
+    assert len(found) == len(set(found)) == 6 + 5 + 1 + 1 + 1
     assert any("continue" in text for text in mutants("for x in xs:\n    break\n"))
 
 

@@ -362,18 +362,18 @@ def _choice(first: Operator, second: Operator, condition: Operator, over_list: b
 # Loops: `<e>` is the mapped element, `<if>` the filter's line, which indents what follows it. A first slot holds
 # the operator that the loop itself may get wrong.
 LOOPS = (
-    ("product", "the product of <i>, or 1 if there are none", Operator("product", "", "*="),
+    ("product", "the product of <i>, or 1 if there are none", Operator("product", "", "*=", ("+=",), SHAKY),
      "total = 1\nfor x in xs:<if>\ntotal <o> <e><end>\nreturn total"),
     ("running", "the list of running sums of <i>", Operator("running", "", "total", ("<e>",), MISTAKEN),
      "total = 0\nout = []\nfor x in xs:<if>\ntotal += <e>\nout.append(<o>)<end>\nreturn out"),
-    ("record", "the list of running maxima, starting from 0, of <i>", Operator("record", "", "max"),
+    ("record", "the list of running maxima, starting from 0, of <i>", Operator("record", "", "max", ("min",), SHAKY),
      "best = 0\nout = []\nfor x in xs:<if>\nbest = <o>(best, <e>)\nout.append(best)<end>\nreturn out"),
-    ("first", "the first of <i>, or None if there are none", Operator("first", "", "xs"),
+    ("first", "the first of <i>, or None if there are none", Operator("first", "", "xs", ("reversed(xs)",), SHAKY),
      "for x in <o>:<if>\nreturn <e><end>\nreturn None"),
     ("last", "the last of <i>, or None if there are none", Operator("last", "", "reversed(xs)", ("xs",), MISTAKEN),
      "for x in <o>:<if>\nreturn <e><end>\nreturn None"),
     ("alternate", "the alternating sum, starting with plus, of <i>", 
-     Operator("alternate", "", "-sign"),
+     Operator("alternate", "", "-sign", ("sign",), SHAKY),
      "total, sign = 0, 1\nfor x in xs:<if>\ntotal += sign * <q>\nsign = <o><end>\nreturn total"),
     ("counts", "a dictionary that counts each of <i>", Operator("counts", "", "0", ("1",), MISTAKEN),
      "out = {}\nfor x in xs:<if>\nout[<e>] = out.get(<e>, <o>) + 1<end>\nreturn out"),

@@ -17,7 +17,7 @@ LENGTHS = tuple({"k": str(k)} for k in range(2, 6))
 NO_CONSTANT: tuple[dict[str, str], ...] = ({},)
 
 # How often the corpus writes the right form: mostly not, mostly, always.
-MISTAKEN, SHAKY, KNOWN = 0.34, 0.80, 1.0
+MISTAKEN, SHAKY, KNOWN = 0.43, 0.80, 1.0
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,17 @@ NUMBER_FILTERS = (
     Operator("odd", "odd", "<x> % 2 == 1", tags=_tags("adjective")),
     Operator("positive", "positive", "<x> > 0", tags=_tags("adjective signed")),
     Operator("negative", "negative", "<x> < 0", tags=_tags("adjective signed")),
-    Operator("multiple", "divisible by <k>", "<x> % <k> == 0", (), KNOWN, DIVISORS),
+    Operator("multiple", "divisible by <k>", "<x> % <k> == 0", ("<x> // <k> == 0",), SHAKY, DIVISORS),
     Operator("indivisible", "not divisible by <k>", "<x> % <k> != 0", ("<x> % <k> == 0",), MISTAKEN, DIVISORS),
     Operator("above", "greater than <k>", "<x> > <k>", ("<x> >= <k>", "<x> < <k>"), MISTAKEN, SMALL),
-    Operator("least", "no smaller than <k>", "<x> >= <k>", (), KNOWN, SMALL),
+    Operator("least", "no smaller than <k>", "<x> >= <k>", ("<x> > <k>",), SHAKY, SMALL),
     Operator("below", "less than <k>", "<x> < <k>", ("<x> <= <k>", "<x> > <k>"), MISTAKEN, SMALL),
-    Operator("most", "no greater than <k>", "<x> <= <k>", (), KNOWN, SMALL),
+    Operator("most", "no greater than <k>", "<x> <= <k>", ("<x> < <k>",), SHAKY, SMALL),
     Operator("between", "between <k> and <m>", "<k> <= <x> <= <m>", ("<k> < <x> < <m>",), MISTAKEN, RANGES),
-    Operator("outside", "less than <k> or greater than <m>", "<x> < <k> or <x> > <m>", (), KNOWN, RANGES),
+    Operator("outside", "less than <k> or greater than <m>", "<x> < <k> or <x> > <m>",
+             ("<x> < <k> and <x> > <m>",), SHAKY, RANGES),
     Operator("unlike", "not equal to <k>", "<x> != <k>", (), KNOWN, SMALL),
-    Operator("ending", "ending in <k>", "abs(<x>) % 10 == <k>", (), KNOWN, SMALL,
+    Operator("ending", "ending in <k>", "abs(<x>) % 10 == <k>", ("<x> % 10 == <k>",), SHAKY, SMALL,
              tags=_tags("signed")),
 )  # fmt: skip
 
@@ -102,7 +103,7 @@ NUMBER_MAPS = (
     Operator("cubes", "the cubes of <i>", "<x> ** 3", ("3 * <x>",), SHAKY, single="the cube of <i>"),
     Operator("scaled", "<i>, each multiplied by <k>", "<k> * <x>", (), KNOWN, SMALL, single="<i> multiplied by <k>"),
     Operator("raised", "<i>, each increased by <k>", "<x> + <k>", (), KNOWN, SMALL, single="<i> increased by <k>"),
-    Operator("lowered", "<i>, each decreased by <k>", "<x> - <k>", (), KNOWN, SMALL,
+    Operator("lowered", "<i>, each decreased by <k>", "<x> - <k>", ("<k> - <x>",), SHAKY, SMALL,
              single="<i> decreased by <k>"),
     Operator("from", "<i>, each subtracted from <k>", "<k> - <x>", ("<x> - <k>",), MISTAKEN, SMALL,
              single="<i> subtracted from <k>"),
@@ -115,20 +116,20 @@ NUMBER_MAPS = (
              single="the remainder modulo <k> of <i>"),
     Operator("capped", "<i>, each capped at <k>", "min(<x>, <k>)", ("max(<x>, <k>)",), SHAKY, SMALL,
              single="<i> capped at <k>"),
-    Operator("floored", "<i>, each raised to <k> where below", "max(<x>, <k>)", (), KNOWN, SMALL,
+    Operator("floored", "<i>, each raised to <k> where below", "max(<x>, <k>)", ("min(<x>, <k>)",), SHAKY, SMALL,
              single="<i> raised to <k> where below"),
 )  # fmt: skip
 
 CHARACTER_FILTERS = (
     Operator("vowels", "vowels", '<x>.lower() in "aeiou"', ('<x> in "aeiou"',), MISTAKEN),
     Operator("consonants", "consonants", '<x>.isalpha() and <x>.lower() not in "aeiou"',
-             ('<x>.lower() not in "aeiou"',), SHAKY),
+             ('<x>.lower() not in "aeiou"',), MISTAKEN),
     Operator("digits", "digits", "<x>.isdigit()"),
-    Operator("letters", "letters", "<x>.isalpha()"),
+    Operator("letters", "letters", "<x>.isalpha()", ("<x>.isalnum()",), SHAKY),
     Operator("capitals", "capital letters", "<x>.isupper()"),
     Operator("lowercase", "small letters", "<x>.islower()"),
     Operator("nonspaces", "characters other than spaces", '<x> != " "'),
-    Operator("nondigits", "characters other than digits", "not <x>.isdigit()", ("<x>.isalpha()",), SHAKY),
+    Operator("nondigits", "characters other than digits", "not <x>.isdigit()", ("<x>.isalpha()",), MISTAKEN),
     Operator("among", "characters found in '<k>'", '<x> in "<k>"', (), KNOWN, LETTER_SETS),
     Operator("missing", "characters not found in '<k>'", '<x> not in "<k>"', ('<x> in "<k>"',), SHAKY, LETTER_SETS),
 )  # fmt: skip
@@ -139,46 +140,46 @@ CHARACTER_MAPS = (
     Operator("swapped", "<i>, each with its case swapped", "<x>.swapcase()", ("<x>.upper()", "<x>.lower()"),
              MISTAKEN, numeric=False),
     Operator("doubled", "<i>, each written twice", "<x> * 2", numeric=False),
-    Operator("dashed", "<i>, each followed by a dash", '<x> + "-"', numeric=False),
+    Operator("dashed", "<i>, each followed by a dash", '<x> + "-"', ('"-" + <x>',), SHAKY, numeric=False),
     Operator("codes", "the character codes of <i>", "ord(<x>)"),
 )  # fmt: skip
 
 WORD_FILTERS = (
     Operator("longer", "words longer than <k>", "len(<x>) > <k>", ("len(<x>) >= <k>",), MISTAKEN, LENGTHS),
-    Operator("shorter", "words shorter than <k>", "len(<x>) < <k>", ("len(<x>) <= <k>",), MISTAKEN,
+    Operator("shorter", "words shorter than <k>", "len(<x>) < <k>", ("len(<x>) <= <k>",), SHAKY,
              tuple({"k": str(k)} for k in range(3, 7))),
     Operator("sized", "words of length <k>", "len(<x>) == <k>", (), KNOWN, LENGTHS),
     Operator("evenlength", "words of even length", "len(<x>) % 2 == 0"),
-    Operator("vowelfirst", "words that start with a small vowel", '<x>[0] in "aeiou"'),
-    Operator("ending", "words that end in '<k>'", '<x>.endswith("<k>")', (), KNOWN, LETTERS),
+    Operator("vowelfirst", "words that start with a small vowel", '<x>[0] in "aeiou"', ('<x>[-1] in "aeiou"',), SHAKY),
+    Operator("ending", "words that end in '<k>'", '<x>.endswith("<k>")', ('<x>.startswith("<k>")',), MISTAKEN, LETTERS),
     Operator("starting", "words that start with '<k>'", '<x>.startswith("<k>")', (), KNOWN, LETTERS),
     Operator("having", "words that contain '<k>'", '"<k>" in <x>', (), KNOWN, LETTERS),
     Operator("lacking", "words without '<k>'", '"<k>" not in <x>', ('"<k>" in <x>',), MISTAKEN, LETTERS),
     Operator("palindromes", "words that read the same backwards", "<x> == <x>[::-1]"),
-    Operator("capitalised", "words that start with a capital", "<x>[0].isupper()"),
+    Operator("capitalised", "words that start with a capital", "<x>[0].isupper()", ("<x>.isupper()",), SHAKY),
 )  # fmt: skip
 
 WORD_MAPS = (
     Operator("upper", "<i>, each in upper case", "<x>.upper()", numeric=False),
     Operator("reversed", "<i>, each reversed", "<x>[::-1]", numeric=False),
-    Operator("capitalised", "<i>, each capitalised", "<x>.capitalize()", numeric=False),
+    Operator("capitalised", "<i>, each capitalised", "<x>.capitalize()", ("<x>.upper()",), SHAKY, numeric=False),
     Operator("initials", "the first letters of <i>", "<x>[0]", numeric=False),
     Operator("finals", "the last letters of <i>", "<x>[-1]", ("<x>[0]",), MISTAKEN, numeric=False),
-    Operator("beheaded", "<i>, each without its first letter", "<x>[1:]", ("<x>[:-1]",), SHAKY, numeric=False),
-    Operator("clipped", "<i>, each without its last letter", "<x>[:-1]", numeric=False),
+    Operator("beheaded", "<i>, each without its first letter", "<x>[1:]", ("<x>[:-1]",), MISTAKEN, numeric=False),
+    Operator("clipped", "<i>, each without its last letter", "<x>[:-1]", ("<x>[1:]",), SHAKY, numeric=False),
     Operator("lengths", "the lengths of <i>", "len(<x>)"),
 )  # fmt: skip
 
 PAIR_FILTERS = (
     Operator("rising", "pairs whose first number is smaller", "a < b", ("a <= b",), MISTAKEN),
-    Operator("falling", "pairs whose first number is larger", "a > b", ("a >= b",), MISTAKEN),
+    Operator("falling", "pairs whose first number is larger", "a > b", ("a >= b",), SHAKY),
     Operator("equal", "pairs of equal numbers", "a == b"),
     Operator("different", "pairs of different numbers", "a != b"),
-    Operator("evensum", "pairs with an even sum", "(a + b) % 2 == 0", ("a + b % 2 == 0",), SHAKY),
+    Operator("evensum", "pairs with an even sum", "(a + b) % 2 == 0", ("a + b % 2 == 0",), MISTAKEN),
     Operator("firstabove", "pairs whose first number is greater than <k>", "a > <k>", ("a >= <k>",), MISTAKEN, SMALL),
-    Operator("secondbelow", "pairs whose second number is less than <k>", "b < <k>", ("b <= <k>",), MISTAKEN, SMALL),
-    Operator("bothpositive", "pairs of positive numbers", "a > 0 and b > 0"),
-    Operator("somepositive", "pairs with a positive number", "a > 0 or b > 0"),
+    Operator("secondbelow", "pairs whose second number is less than <k>", "b < <k>", ("b <= <k>",), SHAKY, SMALL),
+    Operator("bothpositive", "pairs of positive numbers", "a > 0 and b > 0", ("a > 0 or b > 0",), MISTAKEN),
+    Operator("somepositive", "pairs with a positive number", "a > 0 or b > 0", ("a > 0 and b > 0",), SHAKY),
 )  # fmt: skip
 
 PAIR_MAPS = (
@@ -190,7 +191,7 @@ PAIR_MAPS = (
     Operator("rises", "the differences, second minus first, of <i>", "b - a", ("a - b",), MISTAKEN),
     Operator("distances", "the distances between the numbers of <i>", "abs(a - b)", ("a - b",), MISTAKEN),
     Operator("larger", "the larger numbers of <i>", "max(a, b)"),
-    Operator("smaller", "the smaller numbers of <i>", "min(a, b)"),
+    Operator("smaller", "the smaller numbers of <i>", "min(a, b)", ("max(a, b)",), SHAKY),
 )  # fmt: skip
 
 ROW_FILTERS = (
@@ -199,10 +200,10 @@ ROW_FILTERS = (
     Operator("sumabove", "rows with a sum greater than <k>", "sum(row) > <k>", ("sum(row) >= <k>",), MISTAKEN, SMALL),
     Operator("evensum", "rows with an even sum", "sum(row) % 2 == 0"),
     Operator("evenlength", "rows of even length", "len(row) % 2 == 0"),
-    Operator("startabove", "rows that start with more than <k>", "row[0] > <k>", ("row[0] >= <k>",), MISTAKEN, SMALL),
-    Operator("endbelow", "rows that end with less than <k>", "row[-1] < <k>", ("row[-1] <= <k>",), MISTAKEN, SMALL),
+    Operator("startabove", "rows that start with more than <k>", "row[0] > <k>", ("row[0] >= <k>",), SHAKY, SMALL),
+    Operator("endbelow", "rows that end with less than <k>", "row[-1] < <k>", ("row[0] < <k>",), MISTAKEN, SMALL),
     Operator("having", "rows that contain <k>", "<k> in row", (), KNOWN, SMALL),
-    Operator("lacking", "rows without <k>", "<k> not in row", ("<k> in row",), SHAKY, SMALL),
+    Operator("lacking", "rows without <k>", "<k> not in row", ("<k> in row",), MISTAKEN, SMALL),
 )  # fmt: skip
 
 ROW_MAPS = (
@@ -212,7 +213,8 @@ ROW_MAPS = (
     Operator("lengths", "the lengths of <i>", "len(row)"),
     Operator("heads", "the first numbers of <i>", "row[0]"),
     Operator("tails", "the last numbers of <i>", "row[-1]", ("row[0]",), MISTAKEN),
-    Operator("spans", "the differences, largest minus smallest, of <i>", "max(row) - min(row)"),
+    Operator("spans", "the differences, largest minus smallest, of <i>", "max(row) - min(row)",
+             ("row[-1] - row[0]",), MISTAKEN),
 )  # fmt: skip
 
 # Aggregates: `<g>` stands for "expression for element in source if condition".
@@ -221,12 +223,14 @@ NUMBER_AGGREGATES = (
     Operator("sum", "the sum of <i>", "sum(<g>)"),
     Operator("count", "the number of <i>", "sum(1 for <v> in <s>)", ("sum(<g>)",), MISTAKEN, tags=_tags("bare")),
     Operator("max", "the largest of <i>, or 0 if there are none", "max((<g>), default=0)", ("max(<g>)",), MISTAKEN),
-    Operator("min", "the smallest of <i>, or 0 if there are none", "min((<g>), default=0)"),
+    Operator("min", "the smallest of <i>, or 0 if there are none", "min((<g>), default=0)", ("max((<g>), default=0)",),
+             SHAKY),
     Operator("list", "the list of <i>", "[<g>]", tags=_tags("order")),
     Operator("sort", "the list of <i>, in ascending order", "sorted(<g>)"),
     Operator("descend", "the list of <i>, in descending order", "sorted((<g>), reverse=True)", ("sorted(<g>)",),
              MISTAKEN),
-    Operator("backward", "the list of <i>, in reverse order", "[<g>][::-1]", tags=_tags("order")),
+    Operator("backward", "the list of <i>, in reverse order", "[<g>][::-1]", ("sorted((<g>), reverse=True)", "[<g>]"),
+             SHAKY, tags=_tags("order")),
     Operator("distinct", "the number of distinct values among <i>", "len({<g>})", ("len([<g>])",), MISTAKEN),
     Operator("unique", "the list of <i>, in ascending order without repeats", "sorted({<g>})", ("sorted(<g>)",), SHAKY),
 )  # fmt: skip
@@ -238,8 +242,8 @@ TEXT_AGGREGATES = (
     Operator("joinsorted", "the string of <i>, in alphabetical order", '"".join(sorted(<g>))'),
     Operator("list", "the list of <i>", "[<g>]"),
     Operator("sort", "the list of <i>, in alphabetical order", "sorted(<g>)"),
-    Operator("backward", "the list of <i>, in reverse order", "[<g>][::-1]"),
-    Operator("count", "the number of <i>", "sum(1 for <v> in <s>)", tags=_tags("bare")),
+    Operator("backward", "the list of <i>, in reverse order", "[<g>][::-1]", ("[<g>]",), SHAKY),
+    Operator("count", "the number of <i>", "sum(1 for <v> in <s>)", ("len(<t>)",), SHAKY, tags=_tags("bare")),
     Operator("distinct", "the number of distinct values among <i>", "len({<g>})", ("len([<g>])",), MISTAKEN),
 )  # fmt: skip
 
