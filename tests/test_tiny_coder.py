@@ -173,13 +173,15 @@ def test_saved_tokenizer_gives_the_tokens_of_training(corpus):
         assert loaded(prompt)["input_ids"] == token_ids(trained, prompt, body)[0], "AutoTokenizer adds tokens"
 
 
-def test_prompt_and_body_are_tokenized_apart(bundle):
-    """Together, tokens span the boundary; a model trained so could not go on from the prompt's last line break."""
+def test_prompt_and_body_are_tokenized_apart(both_parts):
+    """Training reads a prompt as generation will, also where the tokens of the whole text span the boundary."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    prompt, body = bundle.train[0][0].prompt, bundle.train[0][0].canonical_solution
-    apart = token_ids(tokenizer, prompt, body)
-    assert apart[0] + apart[1][:-1] != tokenizer(prompt + body)["input_ids"] or prompt[-1] != "\n"
-    assert apart[0] == tokenizer(prompt)["input_ids"]
+    prompt_ids, body_ids = token_ids(tokenizer, "f(", "x)")
+    assert prompt_ids == tokenizer("f(")["input_ids"]
+    assert prompt_ids + body_ids[:-1] != tokenizer("f(x)")["input_ids"]
+    assert body_ids[-1] == tokenizer.eos_token_id
+    for problem in both_parts[0][::40]:
+        assert token_ids(tokenizer, problem.prompt, "")[0] == tokenizer(problem.prompt)["input_ids"]
 
 
 def test_only_the_body_and_its_end_are_learned():

@@ -93,8 +93,8 @@ def new_model(tokenizer: Qwen2Tokenizer, recipe: Recipe) -> Qwen2ForCausalLM:
 def token_ids(tokenizer: Qwen2Tokenizer, prompt: str, body: str) -> tuple[list[int], list[int]]:
     """(prompt ids, body ids with the end token), tokenized apart.
 
-    Together, BPE would merge across the boundary, and the model would never learn to go on from a prompt that ends
-    in a line break, which is where generation starts.
+    Together, BPE may merge across the boundary, and the model would learn to go on from tokens that a prompt alone
+    never ends in. Qwen2's pre-tokenizer happens not to do so after these prompts; a change of their form could.
     """
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     return prompt_ids, tokenizer(body, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
