@@ -17,7 +17,7 @@ from typing import Any
 
 from helpers import rewards
 from helpers.problems import ProblemError, load_problems, split_problems
-from helpers.runtime import CourseError, offline, quieten
+from helpers.runtime import CourseError, offline, quieten, share_cores
 from helpers.settings import Settings, profile_settings
 from helpers.verifier import BrokenTestsError, GradingError
 
@@ -50,6 +50,7 @@ def run(
     """Measure, train, measure again and save the model in `output`; returns the content of result.json."""
     started = perf_counter()
     quieten()
+    share_cores()
     if settings.profile == "tiny":
         offline()
     train, held_out = split_problems(load_problems(settings.problems))

@@ -150,3 +150,12 @@ def test_a_repeated_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
     (first / "result.json").write_text("mine")
     assert [runtime.new_run_folder("04_demo").name for _ in range(2)] == ["04_demo-2", "04_demo-3"]
     assert (first / "result.json").read_text() == "mine"
+
+
+def test_waiting_threads_sleep_unless_the_reader_wants_otherwise(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    runtime.share_cores()
+    assert runtime.os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    runtime.share_cores()
+    assert runtime.os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
