@@ -1,7 +1,5 @@
 """The verifier: right programs pass, programs that cheat do not, and neither harms the next one."""
 
-import math
-import re
 import subprocess
 import sys
 import textwrap
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.problems import Problem, load_problems, write_problems
+from helpers.problems import Problem, load_problems
 from helpers.verifier import (
     BrokenTestsError,
     GradingError,
@@ -21,9 +19,7 @@ from helpers.verifier import (
     Verdict,
     close_pool,
     grade_programs,
-    isolation_report,
     pool,
-    wire,
 )
 from tests import attacks
 
@@ -65,74 +61,6 @@ def test_every_canonical_solution_passes():
     assert failed == []
 
 
-@pytest.mark.parametrize("name", attacks.ON_EVERY_PROBLEM)
-def test_cheat_passes_no_problem(name: str):
-    completion, expected = attacks.ON_EVERY_PROBLEM[name]
-    verdicts = grade_programs([submission(problem, completion) for problem in HUMANEVAL])
-    assert set(outcomes(verdicts)) <= expected
-    assert len(verdicts) == 164
-
-
-@pytest.mark.parametrize("name", attacks.ON_SOME_PROBLEMS)
-def test_cheat_fails_and_spares_its_neighbours(name: str):
-    completion, expected = attacks.ON_SOME_PROBLEMS[name]
-    batch = [entry for problem in SOME for entry in (submission(problem, completion), *right([problem]))]
-    verdicts = grade_programs(batch)
-    assert set(outcomes(verdicts[0::2])) <= expected
-    assert outcomes(verdicts[1::2]) == {"passed": len(SOME)}
-
-
-def test_the_walk_finds_the_tests_where_they_are_in_its_process(tmp_path: Path):
-    """The cheat is a live one: in the process that holds the tests it passes most problems."""
-    write_problems(HUMANEVAL[:30], tmp_path / "problems.jsonl")
-    script = f"""
-        import json
-        from tests import attacks
-        passed = 0
-        for line in open({str(tmp_path / "problems.jsonl")!r}):
-            problem, names = json.loads(line), {{}}
-            test = problem["test"]
-            try:
-                exec(problem["prompt"] + attacks.in_body(attacks.WALK) + test, names)
-                names["check"](names[problem["entry_point"]])
-                passed += 1
-            except Exception:
-                pass
-        print(passed)
-    """
-    assert int(run_script(script)) >= 24
-
-
-def test_an_answer_of_its_own_is_a_live_forgery():
-    """The forger does reach the channel: an answer that is right, and is the only one, is as good as returning it."""
-    program = "def f(x):\n" + attacks.in_body(
-        attacks.ANSWER.format(answers='[("value", 7)]') + "import os\nos.read(3, 9)"
-    )
-    assert judge_one(program, "assert candidate(1) == 7").message == (
-        "the program sent a message of its own in place of an answer"
-    )
-    assert judge_one(program, "assert candidate(1) == 8").outcome is Outcome.FAILED
-
-
-def test_a_message_after_the_last_answer_is_no_pass():
-    program = """
-        def f(x):
-            import os, threading
-            os.write(3, b"\\0\\0\\0\\1")
-            return x
-    """
-    assert judge_one(program, "assert candidate(1) == 1").outcome is Outcome.FAILED
-
-
-@pytest.mark.parametrize("killer", [attacks.KILL_NURSERY, attacks.KILL_JUDGES], ids=["nursery", "judges"])
-def test_killing_its_graders_is_an_error_and_harms_nobody_else(killer: str):
-    good = right(HUMANEVAL[:30])
-    batch = [*good[:15], submission(HUMANEVAL[40], attacks.in_body(killer)), *good[15:]]
-    verdicts = grade_programs(batch, workers=2)
-    assert verdicts.pop(15).outcome is Outcome.ERROR
-    assert outcomes(verdicts) == {"passed": 30}
-
-
 def test_an_endless_loop_delays_nobody(monkeypatch: pytest.MonkeyPatch):
     """Counted, not timed: the good programs are through before the loop is given up."""
     order = []
@@ -142,20 +70,19 @@ def test_an_endless_loop_delays_nobody(monkeypatch: pytest.MonkeyPatch):
     verdicts = grade_programs([loop, *right(HUMANEVAL[:60])], workers=2)
     assert verdicts[0].outcome is Outcome.TIMEOUT
     assert outcomes(verdicts[1:]) == {"passed": 60}
-    assert [outcome for outcome, _ in order].index("timeout") >= 50
+    assert [outcome for outcome, *_ in order].index("timeout") >= 50
 
 
-def test_a_loop_while_loading_or_in_threads_and_a_sleep_time_out():
+def test_a_loop_while_loading_and_a_sleep_time_out():
     test = "def check(candidate):\n    assert candidate() == 1\n"
     programs = {
         "loading": "def f(): return 1\nwhile True: pass\n",
         "ignores the signals": "from signal import *\nfor s in (24, 26, 27): signal(s, SIG_IGN)\nwhile True: pass",
         "swallows everything": "def f():\n while True:\n  try:\n   while True: pass\n  except BaseException: pass\n",
-        "threads": "import threading as t\ndef g():\n  while 1: pass\ndef f():\n  t.Thread(target=g).start()\n  g()\n",
         "sleeps": "import time\ndef f(): time.sleep(1000)\n",
     }
     items = [Submission(program, "", test, "f") for program in programs.values()]
-    assert outcomes(grade_programs(items, timeout=0.2, workers=5)) == {"timeout": 5}
+    assert outcomes(grade_programs(items, timeout=0.2, workers=4)) == {"timeout": 4}
 
 
 def test_processor_time_counts_and_not_the_clock_on_the_wall():
@@ -222,23 +149,6 @@ def test_plain_values_cross_unchanged_both_ways():
     assert judge_one(program, test).message == "all tests passed"
 
 
-def test_codec_reads_what_it_writes_and_refuses_the_rest():
-    for value in eval(VALUES):
-        back = wire.loads(wire.dumps(value))
-        assert back == value and type(back) is type(value)
-    assert math.isnan(wire.loads(wire.dumps(float("nan"))))
-    assert math.copysign(1, wire.loads(wire.dumps(-0.0))) == -1
-    refused = [
-        b"", b"{}", b"\xff", b"[1,", b'{"int":1}', b'{"int":"x"}', b'{"set":[[]]}', b'{"dict":[[1]]}',
-        b'{"dict":[[[],1]]}',
-        b'{"object":[]}', b'{"set":[],"list":[]}', b'{"text":"f"}', b'{"complex":[1.0]}', b'{"complex":["1",2]}',
-        b"[" * 100_000, b"[" * 150 + b"]" * 150, b"9" * 5000, b'{"bytes":"0"}', b'{"tuple":"ab"}', b'{"dict":{"ab":1}}',
-    ]  # fmt: skip
-    for body in refused:
-        with pytest.raises(wire.WireError):
-            wire.loads(body)
-
-
 def test_a_value_of_a_subclass_is_compared_as_the_plain_value_it_holds():
     equal = "class {0}({1}):\n    __eq__ = __lt__ = __gt__ = lambda s, o: True\n    __hash__ = {1}.__hash__\n"
     for kind, right_value, wrong_value in (
@@ -279,9 +189,7 @@ def test_same_batch_same_verdicts():
 def test_verdicts_come_in_the_order_of_the_items_and_equal_items_are_graded_once(monkeypatch: pytest.MonkeyPatch):
     submitted = []
     submit = pool.Worker.submit
-    monkeypatch.setattr(
-        pool.Worker, "submit", lambda worker, item, limits: submitted.append(item) or submit(worker, item, limits)
-    )
+    monkeypatch.setattr(pool.Worker, "submit", lambda worker, job: submitted.append(job) or submit(worker, job))
     wrong = [submission(problem, "") for problem in SOME]
     batch = [item for pair in zip(right(SOME), wrong, strict=True) for item in pair] * 3
     assert [verdict.passed for verdict in grade_programs(batch)] == [True, False] * 18
@@ -295,32 +203,6 @@ def test_no_trace_of_one_program_reaches_the_next():
     test = "def check(candidate):\n    assert candidate() in (1, [False, False, False])\n"
     verdicts = grade_programs([Submission(program, "", test, "f") for program in (leave, find)], workers=1)
     assert outcomes(verdicts) == {"passed": 2}
-
-
-@pytest.mark.parametrize("mode", ["fork", "spawn"])
-def test_what_surrounds_a_program(mode: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SECRET_TOKEN", "hidden")
-    program = """
-        def f():
-            import os, resource, sys
-            limits = [resource.getrlimit(getattr(resource, "RLIMIT_" + name))[1] for name in ("AS", "FSIZE", "CORE")]
-            files = [fd for fd in range(200) if os.path.exists(f"/proc/self/fd/{fd}")]
-            nowhere = {os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)}
-            leads = os.getsid(0) == os.getpgid(0) == os.getpid()
-            ours = [path for path in sys.path if "verifier" in path]
-            return limits, files, nowhere, leads, os.getcwd(), "SECRET_TOKEN" in os.environ, len(os.environ) < 8, ours
-    """
-    test = 'expected = ([1 << 28, 0, 0], [0, 1, 2, 3], {"/dev/null"}, True, "/", False, True, [])\n'
-    verdict = judge_one(program, test + "assert candidate() == expected, candidate()", memory=1 << 28, mode=mode)
-    assert verdict.message == "all tests passed"
-
-
-def test_it_writes_no_file(tmp_path: Path):
-    program = (
-        f"def f():\n    with open({str(tmp_path / 'x')!r}, 'w') as file:\n        file.write('x' * 10)\n    return 1\n"
-    )
-    assert not judge_one(program, "assert candidate() == 1").passed
-    assert not (tmp_path / "x").exists() or (tmp_path / "x").stat().st_size == 0
 
 
 def test_without_fork_the_verdicts_are_the_same():
@@ -395,13 +277,6 @@ def test_several_threads_grade_at_a_time():
     assert list(results.values()) == [{"passed": 10}] * 4
 
 
-def test_report_names_every_layer():
-    report = isolation_report()
-    assert all(isinstance(on, bool) and detail for on, detail in report.values())
-    assert report["separate processes"].on and report["session"].on and report["file limits"].on
-    assert not report["seccomp"].on
-
-
 def run_script(script: str) -> str:
     """Run Python code in a process of its own, and return what it prints."""
     command = [sys.executable, "-c", textwrap.dedent(script)]
@@ -419,18 +294,6 @@ def below(pid):
 verdicts = grade_programs([Submission(program + "#" * n, "", test, "f") for n in range(8)], workers=2)
 mine = [pid for pid in below(os.getpid()) if os.path.exists(f"/proc/{pid}")]
 """
-
-
-def test_a_child_that_a_program_leaves_behind_ends_with_it():
-    program = (
-        "import os, time\ndef f():\n    pid = os.fork()\n    if not pid:\n        time.sleep(600)\n    return pid\n"
-    )
-    message = judge_one(program, "pid = candidate()\nassert not pid, pid").message
-    left = int(re.search(r"AssertionError: (\d+) in the tests", message)[1])
-    deadline = time.monotonic() + 10
-    while is_running(left) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not is_running(left)
 
 
 def is_running(pid: int) -> bool:

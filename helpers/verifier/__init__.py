@@ -4,18 +4,8 @@ A *judge* holds the tests and decides, a *nursery* starts a fresh process for ea
 only plain values cross. Everything here is standard library, and starts in milliseconds.
 """
 
-from .isolation import LayerState
 from .pool import close_pool, grade_programs, isolation_report
-from .verdict import BrokenTestsError, GradingError, Outcome, Submission, Verdict
+from .verdict import BrokenTestsError, GradingError, LayerState, Outcome, Submission, Verdict
 
-__all__ = [
-    "BrokenTestsError",
-    "GradingError",
-    "LayerState",
-    "Outcome",
-    "Submission",
-    "Verdict",
-    "close_pool",
-    "grade_programs",
-    "isolation_report",
-]
+__all__ = ["BrokenTestsError", "GradingError", "LayerState", "Outcome", "Submission", "Verdict"]
+__all__ += ["close_pool", "grade_programs", "isolation_report"]

@@ -4,70 +4,79 @@ Started as a script in a new interpreter. A player forked from the judge would i
 that walks its own frames would find the tests there. The program itself does not pass through the nursery either: the
 player reads it from the judge, so that no program leaves a trace for the next.
 
-    python nursery.py serve FD MODE             MODE "fork", or "spawn": a new interpreter per program
-    python nursery.py play FD CPU MEMORY WALL   one player, as "spawn" starts it
-    python nursery.py report                    which layers of isolation take
+    python nursery.py serve SETUP                   start players as the judge, at the other end of stdin, asks
+    python nursery.py play SETUP CPU MEMORY WALL    be one player, as mode "spawn" starts it, the judge at stdin
+    python nursery.py report SETUP                  print which layers of isolation take
+
+SETUP is JSON: [mode, modules to have ready beside Python's own, layers to leave out (for tests)].
 """
 
+import functools
 import gc
+import importlib
 import json
 import os
-import random
 import socket
-import struct
-import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+_register, os.register_at_fork = os.register_at_fork, lambda **_: None  # random would seed itself anew in each player
+import random  # noqa: E402
+
+os.register_at_fork = _register
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # the interpreter runs with -P
 import isolation  # noqa: E402
 import wire  # noqa: E402
+from verdict import LayerState, Limits  # noqa: E402
 
 del sys.path[0]  # nothing of ours on the path of a program under test
 
-REQUEST = struct.Struct(">cdQd")  # START or END, and the Limits
-REPLY = struct.Struct(">q")
-START, END = b"S", b"E"
-# What solutions import most: loaded once, so that no player has to.
+# What solutions import most is loaded once, so that no player has to; the others must come when they are asked for.
 WARM = "bisect collections copy datetime functools hashlib heapq itertools math operator re statistics string typing"
+NEEDED = (
+    "abc array ast base64 binascii calendar cmath contextlib csv dataclasses decimal difflib enum fractions inspect io "
+    "json locale numbers pprint queue random struct textwrap time timeit traceback types unicodedata warnings zlib"
+)
 
 
-def serve(control: socket.socket, mode: str) -> None:
-    """Start and end one player at a time, as the judge asks, until the judge is gone."""
-    start = _fork_player if mode == "fork" else _spawn_player
+def prepare(cage: isolation.Cage, modules: Iterable[str]) -> None:
+    """Load modules, find out which layers a player takes, and make sure that it can import Python's library then.
+
+    What it cannot import is loaded beforehand. Raises ImportError where that does not help either.
+    """
+    for name in (*WARM.split(), *modules):
+        importlib.import_module(name)
+    sys.path[:] = [isolation.LIBRARY, f"{isolation.LIBRARY}/lib-dynload"]
     _rehearse()
-    gc.collect()
-    gc.freeze()  # keeps the collector of a player from touching, and so copying, what it shares with the nursery
+    detail = "imported as programs ask for it"
+    if missing := [name for name in _try_player(cage) if _import(name)]:  # what is not built here does not count
+        detail = f"loaded beforehand where a program may not read it: {' '.join(missing)}"
+        if missing := set(missing).intersection(_try_player(cage)):
+            raise ImportError(f"A confined program cannot import {' '.join(sorted(missing))}.")
+    cage.states["standard library"] = LayerState(True, detail)
+
+
+def serve(control: socket.socket, start: Callable[[int, Limits], int]) -> None:
+    """Start and end one player at a time, as the judge asks, until the judge is gone."""
     pid = 0
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, REQUEST.size, 1)
+        message, descriptors, _, _ = socket.recv_fds(control, wire.REQUEST.size, 1)
         if not message:
             break
-        operation, *limits = REQUEST.unpack(message)
-        if operation == START:
-            reply = pid = start(descriptors[0], isolation.Limits(*limits))
+        operation, *limits = wire.REQUEST.unpack(message)
+        if operation == wire.START:
+            reply = pid = start(descriptors[0], Limits(*limits))
             os.close(descriptors[0])
         else:
             pid, reply = 0, _end_player(pid)
-        control.sendall(REPLY.pack(reply))
+        control.sendall(wire.REPLY.pack(reply))
     if pid:
         _end_player(pid)
 
 
-def play(fd: int, limits: isolation.Limits) -> None:
-    """Be a player: confine this process, then run one program and answer calls until the judge has had enough."""
-    isolation.take_only_socket(fd)
-    isolation.confine(limits)
-    os.chdir("/")
-    with socket.socket(fileno=isolation.PLAYER_FD) as sock:
-        _answer_calls(wire.Channel(sock))
-
-
 def _rehearse() -> None:
     """Do here, once, what each player does first: it then shares memory that is in place, a third of its time."""
-    for name in WARM.split():
-        __import__(name)
     program = "import math\nfrom typing import List\ndef f(xs: List[int]) -> int:\n    return sum(x for x in xs)\n"
     for _ in range(20):
         token, details = wire.loads(wire.dumps(("0", [1, 2.5, "a", (None,), {"b": True}])))
@@ -76,19 +85,51 @@ def _rehearse() -> None:
     del sys.modules["solution"]
 
 
-def _fork_player(fd: int, limits: isolation.Limits) -> int:
+def _try_player(cage: isolation.Cage) -> list[str]:
+    """In a process of its own, put every layer on; keep which ones took, and return what cannot be imported then."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if not pid:
+        isolation.take_only(theirs.fileno())
+        cage.enter()
+        cage.try_on()
+        missing = [name for name in NEEDED.split() if not _import(name)]
+        wire.Channel(isolation.ONLY_FD).send((cage.states, missing))
+        os._exit(0)
+    theirs.close()
+    with ours:
+        states, missing = wire.Channel(ours.fileno()).receive()
+    os.waitpid(pid, 0)
+    cage.states = {name: LayerState(*state) for name, state in states.items()}
+    return missing
+
+
+def _import(name: str) -> bool:
+    try:
+        return bool(importlib.import_module(name))
+    except (ImportError, OSError):
+        return False
+
+
+def _fork_player(cage: isolation.Cage, fd: int, limits: Limits) -> int:
     pid = os.fork()
     if pid:
         return pid
+    code = wire.NOT_CONFINED
     try:
-        play(fd, limits)
+        isolation.take_only(fd)
+        cage.confine(limits)
+        code = 0
+        _answer_calls()
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
-def _spawn_player(fd: int, limits: isolation.Limits) -> int:
-    command = [sys.executable, *isolation.PYTHON_FLAGS, os.path.abspath(__file__), "play", str(fd), *map(str, limits)]
-    return subprocess.Popen(command, pass_fds=(fd,), start_new_session=True).pid
+def _spawn_player(fd: int, limits: Limits) -> int:
+    import subprocess  # not in a nursery that forks: the less it holds, the faster
+
+    command = [*sys.orig_argv[:-2], "play", sys.argv[2], *map(str, limits)]  # as the nursery was started
+    return subprocess.Popen(command, stdin=fd).pid
 
 
 def _end_player(pid: int) -> int:
@@ -97,31 +138,33 @@ def _end_player(pid: int) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def _answer_calls(channel: wire.Channel) -> None:
-    """Every answer repeats the token of its request: one that the program sent by itself shows as none."""
-    function = None
+def _answer_calls() -> None:
+    """Load a program and call its function, as asked, and answer with the token of the request.
+
+    An answer brings the arguments that the function changed along.
+    """
+    channel, function = wire.Channel(isolation.ONLY_FD), None
     while True:
         token, request, *details = channel.receive()
-        kind, answer = "value", None
+        kind, answer, held = "value", None, {}
         if request == "load":
             kind, answer = _guard(_load, *details)
             if kind == "value":
                 function, answer = answer, None
         elif request == "call":
+            given = enumerate([*details[0], *details[1].values()])
+            held = {n: (value, wire.dumps(value)) for n, value in given if isinstance(value, list | dict | set | tuple)}
             kind, answer = _guard(function, *details[0], **details[1])
-        _send(channel, token, kind, answer)
-
-
-def _send(channel: wire.Channel, token: str, kind: str, answer: object) -> None:
-    try:
-        channel.send((token, kind, answer))
-    except OSError:
-        raise
-    except wire.WireError as error:
-        channel.send((token, "unfit", f"returned {error}"))
-    except BaseException as error:  # out of memory, or a subclass whose own methods fail on the way
-        stopped = isinstance(error, MemoryError)
-        channel.send((token, "stopped", "MemoryError") if stopped else (token, "unfit", "returned a value that fails"))
+        try:
+            changed = {n: value for n, (value, before) in held.items() if wire.dumps(value) != before}
+            channel.send((token, kind, answer, changed))
+        except OSError:
+            raise
+        except MemoryError:
+            channel.send((token, "stopped", "MemoryError", {}))
+        except BaseException as error:  # also of a subclass whose own methods fail on the way
+            reason = str(error) if isinstance(error, wire.WireError) else "a value that fails"
+            channel.send((token, "unfit", f"returned {reason}", {}))
 
 
 def _guard(function: Callable, /, *args: object, **kwargs: object) -> tuple[str, object]:
@@ -141,6 +184,8 @@ def _guard(function: Callable, /, *args: object, **kwargs: object) -> tuple[str,
 def _load(program: str, entry_point: str, seed: str) -> object:
     """Run the program as a module, and return the function it should define."""
     random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(int(seed[:8], 16))
     module = types.ModuleType("solution")  # not __main__: a block under `if __name__ == "__main__"` does not run
     sys.modules["solution"] = module
     exec(compile(program, "<program>", "exec"), module.__dict__)
@@ -151,13 +196,29 @@ def _load(program: str, entry_point: str, seed: str) -> object:
 
 
 def main() -> None:
-    match sys.argv[1:]:
-        case ["serve", fd, mode]:
-            serve(socket.socket(fileno=int(fd)), mode)
-        case ["play", fd, cpu, memory, wall]:
-            play(int(fd), isolation.Limits(float(cpu), int(memory), float(wall)))
-        case ["report"]:
-            print(json.dumps(isolation.confine(isolation.Limits(2.0, 1 << 29, 10.0))))
+    command, setup, *limits = sys.argv[1:]
+    mode, modules, omit = json.loads(setup)
+    cage = isolation.Cage(omit)
+    if command == "report":
+        prepare(cage, modules)
+        print(json.dumps({**isolation.ALWAYS, **cage.states}))
+        return
+    isolation.take_only(0)
+    if command == "play":
+        for name in (*NEEDED.split(), *modules):
+            _import(name)
+        cage.limits = Limits(float(limits[0]), int(limits[1]), float(limits[2]))
+        cage.enter()
+        cage.try_on()
+        _answer_calls()
+    start: Callable = _spawn_player
+    if mode == "fork":
+        prepare(cage, modules)
+        cage.enter()
+        start = functools.partial(_fork_player, cage)
+        gc.collect()
+        gc.freeze()  # keeps the collector of a player from touching, and so copying, what it shares with the nursery
+    serve(socket.socket(fileno=isolation.ONLY_FD), start)
 
 
 if __name__ == "__main__":

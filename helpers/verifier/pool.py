@@ -7,76 +7,91 @@ for all workers in one loop.
 import atexit
 import json
 import os
-import selectors
+import select
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from . import isolation, wire
-from .isolation import Limits
-from .verdict import BROKEN_TESTS, BrokenTestsError, GradingError, Outcome, Submission, Verdict
+from . import wire
+from .verdict import (
+    BROKEN_TESTS,
+    BrokenTestsError,
+    GradingError,
+    LayerState,
+    Limits,
+    Outcome,
+    Submission,
+    Verdict,
+)
 
-HERE = Path(__file__).resolve().parent
+PYTHON_FLAGS = ("-s", "-P")  # not -I: it would ignore PYTHONHASHSEED, and set order, hence verdicts, would vary
+# The whole environment of judge, nursery and player: no secrets, and hashes that never vary. BIND_NOW: what the nursery
+# has resolved, no player has to.
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "LD_BIND_NOW": "1"}
+KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # some interpreters do not start without
+
 CPU_SECONDS = 2.0
 MEMORY_BYTES = 512 << 20
 MAX_PROGRAM = 1 << 19  # characters
 JUDGE_SECONDS = 60.0  # on top of a program's own wall-clock limit; only a judge that hangs gets there
 EXIT_SECONDS = 2.0
-MODES = ("fork", "spawn")
-Result = tuple[str, str]  # outcome and message
-
+Job = tuple[tuple[str, ...], Limits, bool]  # a submission's four texts; whether each assert counts by itself
+Result = tuple[str, str, int, int]  # outcome, message, asserts that held, asserts in all
 # Known to be right: where this cannot be graded either, the fault is not the program's.
 CONTROL = Submission(
-    program="def double(x):\n    return 2 * x\n",
-    prompt="def double(x):\n",
-    test="def check(candidate):\n    assert candidate(21) == 42\n",
-    entry_point="double",
+    "def f(x):\n    return 2 * x\n", "", "def check(candidate):\n    assert candidate(21) == 42\n", "f"
 )
 
 
-def limits_for(timeout: float = CPU_SECONDS, memory: int = MEMORY_BYTES) -> Limits:
-    """Limits with a wall-clock backstop so generous that a busy machine changes no verdict."""
-    return Limits(cpu=timeout, memory=memory, wall=5.0 + 5.0 * timeout)
+class Setup(NamedTuple):
+    """What workers are started with: mode, modules to have beside Python's own, and layers left out (by tests)."""
+
+    mode: str = "fork"
+    modules: tuple[str, ...] = ()
+    omit: tuple[str, ...] = ()
 
 
 class Worker:
-    """One judge and one nursery, started with the first program."""
+    """One judge and one nursery, started with the first job."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, setup: Setup) -> None:
         self.sock: socket.socket | None = None
-        self.deadline = 0.0
-        self._mode = mode
+        self._setup = setup
         self._processes: list[subprocess.Popen] = []
 
-    def submit(self, item: Submission, limits: Limits) -> bool:
-        """Give the judge one program; False where it does not take it."""
-        job = ((item.program, item.prompt, item.test, item.entry_point), limits)
-        self.deadline = time.monotonic() + limits.wall + JUDGE_SECONDS
+    def submit(self, job: Job) -> bool:
+        """Give the judge a job; False where it does not take it."""
+        self._deadline = time.monotonic() + job[1].wall + JUDGE_SECONDS
         try:
             if self.sock is None:
                 self._start()
-            wire.Channel(self.sock).send(job)
+            self._channel.send(job)
         except OSError:
             self.stop()
-            return False
-        return True
+        return self.sock is not None
 
     def collect(self) -> Result | None:
         """Read the judge's result; None where grading broke, and both processes are to be started anew."""
         try:
-            outcome, message = wire.Channel(self.sock).receive()
-            return outcome, message
+            return self._channel.receive()
         except (OSError, EOFError, wire.WireError):
             return self.stop()
 
+    def is_late(self) -> bool:
+        """Whether the judge should have answered by now."""
+        return time.monotonic() > self._deadline
+
     def stop(self) -> None:
         """End both processes. The judge first: the nursery then ends its player and leaves by itself."""
-        self._disconnect()
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
         for process in self._processes[:1]:
             process.kill()
         for process in self._processes:
@@ -87,38 +102,28 @@ class Worker:
                 process.wait()
         self._processes = []
 
-    def forget(self) -> None:
-        """Let go of processes that are another process's children."""
-        self._disconnect()
-        for process in self._processes:
-            process.returncode = 0  # not ours to wait for
-        self._processes = []
-
-    def _disconnect(self) -> None:
-        if self.sock is not None:
-            self.sock.close()
-            self.sock = None
-
     def _start(self) -> None:
         self.sock, judge_end = socket.socketpair()
-        self.sock.settimeout(10.0)  # only a judge that was stopped or hangs takes longer to read or to finish a message
-        judge_control, nursery_control = socket.socketpair()
-        with judge_end, judge_control, nursery_control:
-            self._run("judge.py", judge_end, judge_control)
-            self._run("nursery.py", nursery_control, before=["serve"], after=[self._mode])
+        control, nursery_end = socket.socketpair()
+        wire.wake_every(self.sock, 1.0)
+        self._channel = wire.Channel(self.sock.fileno(), self._give_up)
+        with judge_end, control, nursery_end:
+            self._run(judge_end, control, "judge.py")
+            self._run(nursery_end, subprocess.DEVNULL, "nursery.py", "serve", json.dumps(self._setup))
 
-    def _run(self, script: str, *ends: socket.socket, before: Sequence[str] = (), after: Sequence[str] = ()) -> None:
-        fds = [end.fileno() for end in ends]
-        nothing = subprocess.DEVNULL
+    def _give_up(self) -> None:
+        if self.is_late():
+            raise TimeoutError
+
+    def _run(self, stdin: socket.socket, stdout: socket.socket | int, *command: str) -> None:
         process = subprocess.Popen(
-            _command(script, *before, *map(str, fds), *after),
-            pass_fds=fds,
-            env=isolation.clean_environment(os.environ),
+            _command(*command),
+            env=_environment(),
             cwd="/",
-            stdin=nothing,
-            stdout=nothing,
-            stderr=nothing,
-            start_new_session=True,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in a terminal is for the caller
         )
         self._processes.append(process)
 
@@ -128,68 +133,64 @@ class Pool:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._mode = MODES[0]
+        self._setup = Setup()
         self._workers: list[Worker] = []
         self._failures = 0  # of the control, since grading last worked
 
-    def grade(self, items: Sequence[Submission], workers: int, limits: Limits, mode: str) -> list[Result]:
-        """Grade each item; first all of them side by side, then, alone, those whose grading broke."""
+    def grade(self, jobs: Sequence[Job], workers: int, setup: Setup) -> list[Result]:
+        """Do the jobs, first all of them side by side, then, alone, those whose grading broke."""
         with self._lock:
-            if mode != self._mode:
+            if setup != self._setup:
                 self.close()
-                self._mode = mode
-            while len(self._workers) < min(workers, len(items)):
-                self._workers.append(Worker(mode))
+                self._setup = setup
+            while len(self._workers) < min(workers, len(jobs)):
+                self._workers.append(Worker(setup))
             try:
-                results = _grade_together(items, self._workers[:workers], limits)
-                results = [
-                    result or self._grade_alone(item, limits) for item, result in zip(items, results, strict=True)
-                ]
+                results = dict(_grade_together(jobs, self._workers[:workers]))
+                for index, job in enumerate(jobs):
+                    results[index] = results[index] or self._grade_alone(job)
             except BaseException:  # Ctrl-C, say: workers may be in the middle of a program
                 self.close()
                 raise
-            if all(outcome != Outcome.INFRASTRUCTURE_FAILED for outcome, _ in results):
+            if all(outcome != Outcome.INFRASTRUCTURE_FAILED for outcome, *_ in results.values()):
                 self._failures = 0
-            return results
+            return [results[index] for index in range(len(jobs))]
 
     def close(self) -> None:
         """End all workers and leave no process."""
         with self._lock:
-            for worker in self._workers:
-                worker.stop()
-            self._workers = []
+            while self._workers:
+                self._workers[-1].stop()
+                self._workers.pop()
 
-    def after_fork(self) -> None:
-        """Start over in a forked child: the workers, and perhaps a held lock, are its parent's."""
-        for worker in self._workers:
-            worker.forget()
-        self.__init__()
-
-    def _grade_alone(self, item: Submission, limits: Limits) -> Result:
+    def _grade_alone(self, job: Job) -> Result:
         """Grade again what broke its grader, with fresh processes; tell a breaking program from a broken machine."""
-        result = self._grade_fresh(item, limits)
-        if result is not None:
+        if result := self._grade_fresh(job):
             return result
-        control = self._grade_fresh(CONTROL, limits_for())
-        if control is not None and control[0] == Outcome.PASSED:
-            return Outcome.ERROR, "broke the processes that graded it, twice, the second time alone"
+        control = self._grade_fresh(_job(CONTROL, limits_for()))
+        if control and control[0] == Outcome.PASSED:
+            return Outcome.ERROR, "broke the processes that graded it, twice, the second time alone", 0, 0
         self._failures += 1
         if self._failures > 1:
-            raise GradingError(f"Grading does not work here: no known good program can be graded with {_command()}.")
-        return Outcome.INFRASTRUCTURE_FAILED, "a known good program cannot be graded here either"
+            raise GradingError(
+                f"Grading does not work here: no known good program can be graded with {_command('judge.py')[0]}; "
+                "helpers.verifier.isolation_report() may say why."
+            )
+        return Outcome.INFRASTRUCTURE_FAILED, "a known good program cannot be graded here either", 0, 0
 
-    def _grade_fresh(self, item: Submission, limits: Limits) -> Result | None:
-        worker = Worker(self._mode)
+    def _grade_fresh(self, job: Job) -> Result | None:
+        worker = Worker(self._setup)
         try:
-            return _grade_together([item], [worker], limits)[0]
+            [(_, result)] = _grade_together([job], [worker])
+            return result
         finally:
             worker.stop()
 
 
 _pool = Pool()
 atexit.register(_pool.close)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.after_fork)
+if hasattr(os, "register_at_fork"):  # the workers, and perhaps a held lock, are the parent's
+    os.register_at_fork(after_in_child=_pool.__init__)
 
 
 def grade_programs(
@@ -199,26 +200,29 @@ def grade_programs(
     timeout: float = CPU_SECONDS,
     memory: int = MEMORY_BYTES,
     mode: str | None = None,
+    modules: Sequence[str] = (),
+    each_assert: bool = False,
 ) -> list[Verdict]:
     """Grade untrusted programs against their tests; one verdict each, in the order of `items`.
 
     workers: programs graded at a time (default: the processor cores this process may use). timeout: seconds of
     processor time per program; one that sleeps is ended after 5 + 5 * timeout seconds. memory: bytes per program.
     mode: "fork", or "spawn" for a new interpreter per program (slower; the default where there is no fork).
-    Equal items are graded once. Raises BrokenTestsError where a problem's own tests do not run, and GradingError where
-    grading does not work on this machine.
+    modules: what programs may import beside Python's own library, such as "numpy". each_assert: go on behind an assert
+    that fails, and count those that hold (Verdict.share). Equal items are graded once. Raises BrokenTestsError where a
+    problem's own tests do not run, and GradingError where grading does not work on this machine.
     """
-    mode = _checked_mode(mode)
+    setup, limits = Setup(_checked_mode(mode), tuple(modules)), limits_for(timeout, memory)
     if timeout <= 0 or memory <= 0 or (workers is not None and workers < 1):
         raise ValueError(f"workers, timeout and memory must be positive, not {workers}, {timeout} and {memory}.")
     too_long = Verdict(Outcome.ERROR, f"the program is longer than {MAX_PROGRAM} characters")
     verdicts = {item: too_long for item in items if len(item.program) > MAX_PROGRAM}
     distinct = [item for item in dict.fromkeys(items) if item not in verdicts]
-    results = _pool.grade(distinct, workers or _cores(), limits_for(timeout, memory), mode)
-    for item, (outcome, message) in zip(distinct, results, strict=True):
+    results = _pool.grade([_job(item, limits, each_assert) for item in distinct], workers or _cores(), setup)
+    for item, (outcome, message, *counts) in zip(distinct, results, strict=True):
         if outcome == BROKEN_TESTS:
             raise BrokenTestsError(f"The problem '{item.entry_point}' cannot be graded: {message}.")
-        verdicts[item] = Verdict(Outcome(outcome), message)
+        verdicts[item] = Verdict(Outcome(outcome), message, *counts)
     return [verdicts[item] for item in items]
 
 
@@ -227,56 +231,71 @@ def close_pool() -> None:
     _pool.close()
 
 
-def isolation_report() -> dict[str, isolation.LayerState]:
-    """Say for each layer of isolation whether it is on here, and what it does or why it is not: name -> (on, detail).
+class Report(dict[str, LayerState]):
+    """name -> (on, detail); shows as a table."""
 
-    The layers that need the operating system are tried in a process like the one that runs a program.
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<20}{'on' if on else 'OFF':<5}{detail}" for name, (on, detail) in self.items())
+
+
+def isolation_report() -> Report:
+    """Say for each layer of isolation whether it is on here, and what it does, or what is left without it and why.
+
+    The layers are tried in a process like the one that runs a program. Raises GradingError where that fails.
     """
-    environment = isolation.clean_environment(os.environ)
-    tried = subprocess.run(_command("nursery.py", "report"), env=environment, capture_output=True, check=True)
-    layers = {name: isolation.LayerState(*state) for name, state in json.loads(tried.stdout).items()}
-    return {**isolation.ALWAYS, **layers, **isolation.NOT_COVERED}
+    command = _command("nursery.py", "report", json.dumps(Setup(_checked_mode(None))))
+    tried = subprocess.run(command, env=_environment(), capture_output=True, text=True)
+    if tried.returncode:
+        raise GradingError(f"Grading does not work here: {tried.stderr.strip().splitlines()[-1]}")
+    return Report({name: LayerState(*state) for name, state in json.loads(tried.stdout).items()})
 
 
-def _grade_together(items: Sequence[Submission], workers: Sequence[Worker], limits: Limits) -> list[Result | None]:
-    """Grade side by side; None for an item whose grading broke."""
-    results: list[Result | None] = [None] * len(items)
-    waiting, idle = deque(range(len(items))), list(workers)
-    busy: dict[Worker, int] = {}
+def limits_for(timeout: float = CPU_SECONDS, memory: int = MEMORY_BYTES) -> Limits:
+    """Limits with a wall-clock backstop so generous that a busy machine changes no verdict."""
+    return Limits(cpu=timeout, memory=memory, wall=5.0 + 5.0 * timeout)
+
+
+def _job(item: Submission, limits: Limits, each_assert: bool = False) -> Job:
+    return (item.program, item.prompt, item.test, item.entry_point), limits, each_assert
+
+
+def _grade_together(jobs: Sequence[Job], workers: Sequence[Worker]) -> Iterator[tuple[int, Result | None]]:
+    """Do the jobs side by side; give (place, result) as they end, None for one whose grading broke."""
+    waiting, idle, busy = deque(enumerate(jobs)), list(workers), {}
     while waiting or busy:
         while waiting and idle:
-            worker, index = idle.pop(), waiting.popleft()
-            if worker.submit(items[index], limits):
-                busy[worker] = index
+            worker, (place, job) = idle.pop(), waiting.popleft()
+            if worker.submit(job):
+                busy[worker] = place
             else:
                 idle.append(worker)
-        for worker in _finished(busy):
-            results[busy.pop(worker)] = worker.collect()
-            idle.append(worker)
-    return results
-
-
-def _finished(busy: dict[Worker, int]) -> list[Worker]:
-    """The workers that have something to say, or are beyond their deadline; waits a second for one at most."""
-    with selectors.DefaultSelector() as selector:
+                yield place, None
+        poll = select.poll()
         for worker in busy:
-            selector.register(worker.sock, selectors.EVENT_READ, worker)
-        ready = [key.data for key, _ in selector.select(1.0)] if busy else []
-    return ready or [worker for worker in busy if worker.deadline < time.monotonic()]
+            poll.register(worker.sock, select.POLLIN)
+        ready = dict(poll.poll(1000)) if busy else {}
+        for worker in [worker for worker in busy if worker.sock.fileno() in ready or worker.is_late()]:
+            yield busy.pop(worker), worker.collect()
+            idle.append(worker)
 
 
 def _checked_mode(mode: str | None) -> str:
     if not hasattr(socket, "send_fds") or not sys.executable:
         raise GradingError("Grading needs Linux or macOS; on Windows use WSL, the Windows Subsystem for Linux.")
-    mode = mode or (MODES[0] if hasattr(os, "fork") else MODES[1])
-    if mode not in MODES:
+    if mode not in (None, "fork", "spawn"):
         raise ValueError(f"mode must be 'fork' or 'spawn', not {mode!r}.")
-    return mode
+    return mode or ("fork" if hasattr(os, "fork") else "spawn")
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use: its share, where several ranks train on one machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def _command(script: str = "judge.py", *arguments: str) -> list[str]:
-    return [sys.executable, *isolation.PYTHON_FLAGS, str(HERE / script), *arguments]
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | ENVIRONMENT
+
+
+def _command(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, *PYTHON_FLAGS, str(Path(__file__).with_name(script)), *arguments]

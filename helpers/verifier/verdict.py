@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
+
+BROKEN_TESTS = "broken tests"  # what the judge says of a problem, not of a program; raised as BrokenTestsError
 
 
 class Outcome(StrEnum):
@@ -13,9 +16,6 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     INFRASTRUCTURE_FAILED = "infrastructure_failed"  # a known good program cannot be graded here either
-
-
-BROKEN_TESTS = "broken tests"  # what the judge says of a problem, not of a program; raised as BrokenTestsError
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,37 @@ class Submission:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How grading ended, and one line that says why."""
+    """How grading ended, one line that says why, and, where each assert was judged by itself, how many held of all."""
 
     outcome: Outcome
     message: str
+    held: int = 0
+    asserts: int = 0
 
     @property
     def passed(self) -> bool:
         """Whether `check` came to its end in the judge, with every assertion held."""
         return self.outcome is Outcome.PASSED
+
+    @property
+    def share(self) -> float:
+        """The share of the asserts that held; of none, whether the tests passed."""
+        return self.held / self.asserts if self.asserts else float(self.passed)
+
+
+class Limits(NamedTuple):
+    """What one program may use: seconds of processor time, bytes of address space, seconds on the wall clock."""
+
+    cpu: float
+    memory: int
+    wall: float
+
+
+class LayerState(NamedTuple):
+    """One line of the isolation report."""
+
+    on: bool
+    detail: str
 
 
 class BrokenTestsError(ValueError):

@@ -6,20 +6,31 @@ class or a memory address, so reading one cannot run anything (`pickle` and `mar
 """
 
 import json
+import os
+import re
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
+# Between judge and nursery
+REQUEST = struct.Struct(">cdQd")  # START, with the player's end of a socket, or END; and the Limits
+REPLY = struct.Struct(">q")  # the player's process id; how it ended, as os.waitpid says it
+START, END = b"S", b"E"
+NOT_CONFINED = 70  # exit code of a player on which a layer of isolation did not take
+# Between judge and player
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 100
 HEADER = struct.Struct(">I")
 DIRECT_INT = 1 << 63  # larger ones travel in hexadecimal: decimal is slow to read, and limited to 4,300 digits
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON would join two lone ones that meet into one character
 SEQUENCES = {"tuple": tuple, "set": set, "frozenset": frozenset}
 # How to get the plain value out of an instance of a subclass (Counter, namedtuple, IntEnum). The last step of each is
 # a value of exactly that type; a subclass that interferes only decides, in its own process, which value that is.
 PLAIN_BASES: dict[type, Callable] = {int: int.__int__, float: float.__float__, str: str.__str__, list: list} | {
     kind: kind for kind in (tuple, dict, set, frozenset, bytes, complex)
 }
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class WireError(ValueError):
@@ -32,7 +43,7 @@ class NotPlainError(WireError):
 
 def dumps(value: object) -> bytes:
     """Encode plain data. Raises NotPlainError for other types, WireError beyond MAX_DEPTH or MAX_BYTES."""
-    body = json.dumps(_pack(value, MAX_DEPTH), separators=(",", ":")).encode("ascii")
+    body = _encode(_pack(value, MAX_DEPTH)).encode("ascii")
     if len(body) > MAX_BYTES:
         raise WireError(f"a value of more than {MAX_BYTES >> 20} MiB")
     return body
@@ -42,51 +53,48 @@ def loads(body: bytes) -> object:
     """Rebuild plain data from bytes of unknown origin. Raises WireError for whatever `dumps` does not write."""
     try:
         return _unpack(json.loads(body), MAX_DEPTH)
-    except WireError:
-        raise
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:  # TypeError: unhashable keys
         raise WireError("a message that cannot be read") from error
 
 
 class Channel:
-    """Messages over one stream socket.
+    """Messages over one stream socket. `wait` runs after each step, or wait, and raises when patience ends."""
 
-    `wait`, needed for a non-blocking socket, returns when the socket is ready, for writing where its argument is true,
-    and raises when patience is at an end.
-    """
-
-    def __init__(self, sock: socket.socket, wait: Callable[[bool], None] | None = None) -> None:
-        self.sock = sock
-        self._wait = wait
+    def __init__(self, fd: int, wait: Callable[[], None] = lambda: None) -> None:
+        self._fd, self._wait = fd, wait
 
     def send(self, value: object) -> None:
         """Send one message. Raises WireError for what cannot cross, OSError where nobody listens any more."""
         body = dumps(value)
         data = memoryview(HEADER.pack(len(body)) + body)
         while data:
-            try:
-                data = data[self.sock.send(data) :]
-            except BlockingIOError:
-                self._wait(True)
+            with suppress(BlockingIOError):  # see wake_every
+                data = data[os.write(self._fd, data) :]
+            self._wait()
 
     def receive(self) -> object:
-        """Receive one message. Raises WireError for a malformed one, EOFError at the end of the stream, OSError."""
-        (size,) = HEADER.unpack(self._read(HEADER.size))
-        if size > MAX_BYTES:
-            raise WireError(f"a message of more than {MAX_BYTES >> 20} MiB")
-        return loads(self._read(size))
+        """Receive one message. Raises WireError for a malformed or a second one, EOFError at the end, OSError."""
+        data, size = bytearray(), HEADER.size
+        while len(data) < size:
+            with suppress(BlockingIOError):
+                part = os.read(self._fd, 1 << 16)
+                if not part:
+                    raise EOFError
+                data += part
+            self._wait()
+            if size == HEADER.size <= len(data):
+                size += HEADER.unpack_from(data)[0]
+                if size > HEADER.size + MAX_BYTES:
+                    raise WireError(f"a message of more than {MAX_BYTES >> 20} MiB")
+        if len(data) > size:  # each message is an answer, or waits for one
+            raise WireError("a second message")
+        return loads(data[HEADER.size :])
 
-    def _read(self, size: int) -> bytes:
-        parts = []
-        while size:
-            if self._wait:
-                self._wait(False)
-            part = self.sock.recv(min(size, 1 << 16))
-            if not part:
-                raise EOFError
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+
+def wake_every(sock: socket.socket, seconds: float) -> None:
+    """Let no read or write on the socket wait longer, so that a Channel's `wait` has its turn."""
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000)))
 
 
 def _pack(value: object, depth: int) -> object:
@@ -96,31 +104,27 @@ def _pack(value: object, depth: int) -> object:
     if kind is int:
         return value if -DIRECT_INT <= value < DIRECT_INT else {"int": format(value, "x")}
     if kind is str:
-        return value if value.isascii() else _pack_text(value)
+        plain = value.isascii() or not SURROGATE.search(value)
+        return value if plain else {"text": value.encode("utf-8", "surrogatepass").hex()}
     if kind is bytes:
         return {"bytes": value.hex()}
     if kind is complex:
         return {"complex": [value.real, value.imag]}
     if depth == 0:
         raise WireError(f"a value nested more than {MAX_DEPTH} deep")
+    depth -= 1
     if kind is list:
-        return [_pack(item, depth - 1) for item in value]
-    if kind.__name__ in SEQUENCES and kind is SEQUENCES[kind.__name__]:
-        return {kind.__name__: [_pack(item, depth - 1) for item in value]}
+        return [_pack(item, depth) for item in value]
     if kind is dict:
-        return {"dict": [[_pack(key, depth - 1), _pack(item, depth - 1)] for key, item in value.items()]}
+        return {"dict": [[_pack(key, depth), _pack(item, depth)] for key, item in value.items()]}
+    if kind in SEQUENCES.values():
+        return {kind.__name__: [_pack(item, depth) for item in value]}
+    if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():  # a scalar of numpy's
+        return _pack(value.item(), depth)
     for base, plain in PLAIN_BASES.items():
         if issubclass(kind, base):
-            return _pack(plain(value), depth - 1)
+            return _pack(plain(value), depth)
     raise NotPlainError(f"a value of type {kind.__name__}, which is not plain data")
-
-
-def _pack_text(text: str) -> object:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # JSON would join two lone surrogates that meet into one character
-        return {"text": text.encode("utf-8", "surrogatepass").hex()}
-    return text
 
 
 def _unpack(tree: object, depth: int) -> object:
@@ -128,8 +132,9 @@ def _unpack(tree: object, depth: int) -> object:
         return tree
     if depth == 0:
         raise WireError(f"a value nested more than {MAX_DEPTH} deep")
+    depth -= 1
     if isinstance(tree, list):
-        return [_unpack(item, depth - 1) for item in tree]
+        return [_unpack(item, depth) for item in tree]
     [(name, body)] = tree.items()
     match name, body:
         case "int", str():
@@ -141,7 +146,7 @@ def _unpack(tree: object, depth: int) -> object:
         case "complex", [float(real), float(imaginary)]:
             return complex(real, imaginary)
         case "dict", list():
-            return {_unpack(key, depth - 1): _unpack(item, depth - 1) for key, item in body}
+            return {_unpack(key, depth): _unpack(item, depth) for key, item in body}
         case (("tuple" | "set" | "frozenset"), list()):
-            return SEQUENCES[name](_unpack(item, depth - 1) for item in body)
+            return SEQUENCES[name](_unpack(item, depth) for item in body)
     raise WireError("an object that names no type")

@@ -1,0 +1,249 @@
+"""Programs that try to reach the machine: each is the body of a function that returns True where it got through.
+
+Run as a script, it has them graded for one user, with all layers of isolation, with none, and with one at a time, in
+the midst of good programs and of things to harm, and prints what became of all of them as JSON.
+
+    python -m tests.attacks.system
+"""
+
+import ctypes
+import json
+import os
+import resource
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+from helpers.verifier import Submission, isolation_report
+from helpers.verifier.pool import Pool, Setup, _job, limits_for
+
+ROOT = os.geteuid() == 0
+TEST = "def check(candidate):\n    assert candidate() is True\n"
+GOOD = "def f():\n    return True\n"
+# What each of these layers needs beside it, to be there on its own
+REQUIRED = {"Landlock": {"no new privileges"}, "seccomp": {"no new privileges"}}
+REQUIRED |= {"process limit": {"unprivileged user"}} if ROOT else {"no capabilities": {"user namespace"}}
+REQUIRED |= {} if ROOT else {f"{kind} namespace": {"user namespace"} for kind in ("network", "IPC", "mount")}
+REACHING_OUT = [
+    "mount namespace",
+    "Landlock",
+    "unprivileged user",
+    "seccomp",
+]  # those that keep it from other processes
+ALWAYS = {"separate processes", "clean environment", "standard library"}  # not to be left out
+SERVICES = [
+    (socket.AF_INET, socket.SOCK_STREAM),
+    (socket.AF_INET, socket.SOCK_DGRAM),
+    (socket.AF_UNIX, socket.SOCK_STREAM),
+]
+
+
+class Attack(NamedTuple):
+    """The body of the function, and the layers of which each alone stops it."""
+
+    body: str
+    stopped_by: str
+
+
+FILES = "mount namespace, Landlock"
+WRITES = f"{FILES}, seccomp"
+OWNERS = f"mount namespace, seccomp{', unprivileged user' if ROOT else ''}"
+PROCESSES = "seccomp, unprivileged user" if ROOT else "seccomp"
+LIBC = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+
+ATTACKS = {
+    "read a file": Attack("return open('$FILE').read() == 'text'", FILES),
+    "read its user's secrets": Attack("return bool(open('$HERE/secret').read())", f"{FILES}, unprivileged user"),
+    "list a folder": Attack("import os\nreturn 'secret' in os.listdir('$HERE')", FILES),
+    "create a file": Attack("open('$HERE/new', 'x')\nreturn True", WRITES),
+    "write into a file": Attack(
+        "import os\nreturn os.write(os.open('$FILE', os.O_WRONLY), b'x') == 1", f"{WRITES}, file limits"
+    ),
+    "empty a file": Attack("import os\nos.truncate('$FILE', 0)\nreturn True", WRITES),
+    "delete a file": Attack("import os\nos.unlink('$FILE')\nreturn True", WRITES),
+    "rename a file": Attack("import os\nos.rename('$FILE', '$FILE' + '2')\nreturn True", WRITES),
+    "make a folder": Attack("import os\nos.mkdir('$HERE/folder')\nreturn True", WRITES),
+    "make a symbolic link": Attack("import os\nos.symlink('/', '$HERE/link')\nreturn True", WRITES),
+    "make a named pipe": Attack("import os\nos.mkfifo('$HERE/pipe')\nreturn True", WRITES),
+    "change a file's mode": Attack("import os\nos.chmod('$FILE', 0o777)\nreturn True", OWNERS),
+    "change a file's times": Attack("import os\nos.utime('$FILE', (0, 0))\nreturn True", OWNERS),
+    "leave shared memory behind": Attack("open('/dev/shm/$NAME', 'x')\nreturn True", WRITES),
+    "attach to shared memory": Attack(LIBC + "return libc.shmget($SHM, 0, 0) >= 0", "IPC namespace, seccomp"),
+    "memory behind a descriptor": Attack("import os\nreturn os.memfd_create('x') > 0", "seccomp"),
+    "use up memory": Attack("return len(bytes(1 << 30)) > 0", "memory limit"),
+    "use up descriptors": Attack("import os\nreturn bool([os.dup(0) for _ in range(40)])", "file limits, seccomp"),
+    "find other descriptors": Attack(
+        "import os\nfor n in range(4, 32):\n  try:\n    return bool(os.fstat(n))\n  except OSError:\n    pass",
+        "closed descriptors",
+    ),
+    "connect by TCP": Attack(
+        "import socket\nsocket.create_connection(('127.0.0.1', $TCP), 5)\nreturn True",
+        "network namespace, Landlock, seccomp",
+    ),
+    "listen by TCP": Attack(
+        "import socket\nreturn socket.create_server(('127.0.0.1', 0)).fileno() > 0", "Landlock, seccomp"
+    ),
+    "send by UDP": Attack(
+        "import socket as s\nreturn s.socket(s.AF_INET, s.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', $UDP)) == 1",
+        "network namespace, seccomp",
+    ),
+    "connect to a local service": Attack(
+        "import socket as s\ns.socket(s.AF_UNIX).connect('\\0$NAME')\nreturn True",
+        "network namespace, Landlock, seccomp",
+    ),
+    "open a pair of sockets": Attack("import socket\nreturn bool(socket.socketpair())", "seccomp"),
+    "fork": Attack(
+        "import os\npid = os.fork()\nif not pid:\n    os._exit(0)\nreturn pid > 0", "process limit, seccomp"
+    ),
+    "start a thread": Attack(
+        "import threading as t\nt.Thread(target=id).start()\nreturn True", "process limit, seccomp"
+    ),
+    "start a program": Attack(
+        "import os\nreturn os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)[1] == 0",
+        f"process limit, {WRITES}",
+    ),
+    "kill a process of its user": Attack("import os\nos.kill($PREY, 9)\nreturn True", f"{PROCESSES}, Landlock"),
+    "stop its nursery": Attack("import os\nos.kill(os.getppid(), 0)\nreturn True", f"{PROCESSES}, Landlock"),
+    "have the kernel signal another": Attack(
+        "import fcntl, os\nfcntl.fcntl(3, fcntl.F_SETOWN, $HEIR)\nfcntl.fcntl(3, 10, 9)\n"
+        "fcntl.fcntl(3, fcntl.F_SETFL, os.O_ASYNC | os.O_RDWR)\nos.write(3, b'')\nreturn True",
+        "seccomp",
+    ),
+    "trace another process": Attack(
+        LIBC + "return libc.ptrace(0x4206, $PID, None, None) == 0", f"{PROCESSES}, Landlock, user namespace"
+    ),
+    "open another process's memory": Attack(
+        "return bool(open('/proc/$PID/mem', 'rb'))", f"{FILES}, user namespace, unprivileged user"
+    ),
+    "open its nursery's memory": Attack(
+        "import os\nreturn bool(open(f'/proc/{os.getppid()}/mem', 'rb'))",
+        f"{FILES}, {'unprivileged user' if ROOT else 'hidden memory'}",
+    ),
+    "limit another process": Attack(
+        "import resource as r\nreturn bool(r.prlimit($PID, r.RLIMIT_CORE, (0, 0)))", PROCESSES
+    ),
+    "slow another process down": Attack("import os\nos.setpriority(os.PRIO_PROCESS, $PID, 9)\nreturn True", PROCESSES),
+    "make namespaces of its own": Attack(LIBC + "return libc.unshare(0x10000000) == 0", "seccomp"),
+    "gain rights by a setuid program": Attack(
+        LIBC + "return libc.prctl(39, 0, 0, 0, 0) == 0", "no new privileges, seccomp"
+    ),
+    "be told of its file system": Attack(LIBC + "return libc.inotify_init() > 0", "seccomp"),
+    "set an alarm": Attack("import signal\nsignal.setitimer(signal.ITIMER_REAL, 1000)\nreturn True", "seccomp"),
+    "lock memory": Attack(LIBC + "return libc.mlockall(2) == 0", "seccomp"),
+    "keep keys in the kernel": Attack(LIBC + "return libc.syscall(250, 0, -3, 1) > 0", "seccomp"),
+}
+ROOTS_OWN = {
+    "be root again": Attack("import os\nos.setuid(0)\nreturn os.getuid() == 0", PROCESSES),
+    "read what only root may": Attack("return bool(open('$HERE/foreign').read())", f"{FILES}, no capabilities"),
+    "change the root folder": Attack("import os\nos.chroot('/')\nreturn True", f"{PROCESSES}, no capabilities"),
+}
+# Without its user namespace, an ordinary user has no rights to give up
+USERS_OWN = {
+    "have rights over its namespaces": Attack(
+        LIBC + "held = (ctypes.c_uint32 * 6)()\n"
+        "libc.capget(ctypes.byref(ctypes.c_uint64(0x20080522)), held)\nreturn any(held)",
+        "no capabilities, seccomp",
+    )
+}
+ATTACKS |= ROOTS_OWN if ROOT else USERS_OWN
+
+
+class Scene:
+    """What the attacks are let loose on: a folder, a process, three services and a piece of shared memory."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.here = Path(tempfile.mkdtemp())
+        stack.callback(shutil.rmtree, self.here)
+        self.here.chmod(0o777)
+        for name in ("secret", "foreign"):
+            (self.here / name).write_text("text")
+            (self.here / name).chmod(0o600)
+        if ROOT:
+            os.chown(self.here / "foreign", 12345, 12345)
+        self.name = self.here.name
+        stack.callback(Path("/dev/shm", self.name).unlink, missing_ok=True)
+        self.services = [stack.enter_context(socket.socket(*kind)) for kind in SERVICES]
+        for service, address in zip(self.services, [("127.0.0.1", 0), ("127.0.0.1", 0), f"\0{self.name}"], strict=True):
+            service.bind(address)
+            service.setblocking(False)
+        self.services[0].listen()
+        self.services[2].listen()
+        self.processes = [stack.enter_context(subprocess.Popen(["sleep", "1000"])) for _ in range(3)]
+        for process in self.processes:
+            stack.callback(process.kill)
+        self.shared = ctypes.CDLL(None).shmget(os.getpid(), 100, 0o1666)
+        stack.callback(ctypes.CDLL(None).shmctl, self.shared, 0, None)
+
+    def fill_in(self, body: str) -> str:
+        """The body of an attack, with the names and numbers of what is here."""
+        tcp, udp = (service.getsockname()[1] for service in self.services[:2])
+        pid, prey, heir = (process.pid for process in self.processes)
+        file = self.here / f"file{len([*self.here.iterdir()])}"
+        file.write_text("text")
+        file.chmod(0o666)
+        known = {"HERE": self.here, "FILE": file, "NAME": self.name, "PID": pid, "PREY": prey, "HEIR": heir}
+        return Template(body).substitute(known, TCP=tcp, UDP=udp, SHM=os.getpid())
+
+    def state(self) -> object:
+        """Everything that an attack may change."""
+        files = {path.name: (path.lstat().st_mode, path.lstat().st_mtime_ns) for path in self.here.iterdir()}
+        texts = {path.name: path.read_text() for path in self.here.iterdir() if path.is_file()}
+        calls = [bool(select.select([service], [], [], 0)[0]) for service in self.services]
+        alive = [process.poll() for process in self.processes]
+        pid = self.processes[0].pid
+        limits = os.getpriority(os.PRIO_PROCESS, pid), resource.prlimit(pid, resource.RLIMIT_CORE)
+        return files, texts, calls, alive, limits, Path("/dev/shm", self.name).exists()
+
+
+def grade(names: Collection[str], omit: Collection[str]) -> tuple[dict[str, str], bool, bool]:
+    """Have these attacks graded without some layers: how each ended, whether the good programs passed, and any harm."""
+    with ExitStack() as stack:
+        scene, pool = Scene(stack), Pool()
+        stack.callback(pool.close)
+        programs = []
+        for name in names:
+            body = scene.fill_in(ATTACKS[name].body)
+            programs += [f"def f():\n{textwrap.indent(body, '    ')}\n", f"{GOOD}# {name}"]
+        before = scene.state()
+        jobs = [_job(Submission(program, "", TEST, "f"), limits_for()) for program in programs]
+        outcomes = [outcome for outcome, *_ in pool.grade(jobs, 2, Setup(omit=tuple(omit)))]
+        harmed = scene.state() != before
+    return dict(zip(names, outcomes[::2], strict=True)), {*outcomes[1::2]} <= {"passed"}, harmed
+
+
+def in_the_open(name: str) -> bool:
+    """Whether this user may do here what the attack does, without any grader."""
+    with ExitStack() as stack:
+        body = Scene(stack).fill_in(ATTACKS[name].body)
+        program = f"def f():\n{textwrap.indent(body, '    ')}\nraise SystemExit(f() is not True)"
+        return subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL, timeout=60).returncode == 0
+
+
+def main() -> None:
+    """Print, for each setup of layers, how the attacks ended, whether the good programs passed, and any harm."""
+    report = isolation_report()
+    layers = [name for name, state in report.items() if state.on and name not in ALWAYS]
+    stopping = {name: {*attack.stopped_by.split(", ")} for name, attack in ATTACKS.items()}
+    results = {"all": grade(ATTACKS, ()), "none": grade(ATTACKS, layers)}
+    if not ROOT:
+        results["none"][0].update(grade(USERS_OWN, [layer for layer in layers if layer != "user namespace"])[0])
+    for layer in layers:
+        if names := [name for name in ATTACKS if layer in stopping[name]]:
+            kept = {layer} | REQUIRED.get(layer, set())
+            results[layer] = grade(names, [other for other in layers if other not in kept])
+    impossible = [name for name, outcome in results["none"][0].items() if outcome != "passed" and not in_the_open(name)]
+    stopped_by = {name: sorted(layers) for name, layers in stopping.items()}
+    print(json.dumps({"layers": layers, "stopped_by": stopped_by, "results": results, "impossible": impossible}))
+
+
+if __name__ == "__main__":
+    main()
