@@ -1,24 +1,29 @@
 """The policy: load a causal language model with its tokenizer, and sample completions from it."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
-from helpers.runtime import CourseError, project_root
+from helpers.hub import PolicyError as PolicyError
+from helpers.hub import locate
 
 transformers_logging.disable_progress_bar()  # one bar per load and save would stay in the notebooks' outputs
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # as "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 Prompt = str | list[dict[str, str]]  # plain text, or chat messages with "role" and "content"
-
-
-class PolicyError(CourseError, ValueError):
-    """A model that cannot be loaded; the message says why in one sentence."""
 
 
 def load_policy(
@@ -30,17 +35,30 @@ def load_policy(
     file holds: at RL learning rates an update is smaller than the spacing of bfloat16 numbers and would round away.
     Raises PolicyError where the folder is missing or holds no usable causal language model.
     """
-    source = _resolve(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        policy = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except Exception as error:  # the loaders raise many types; all of them mean the same to the reader
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PolicyError(f"No causal language model could be loaded from {model}: {reason}") from error
-    if tokenizer.eos_token_id is None:
-        raise PolicyError(f"The tokenizer in {model} names no end token (eos_token), so no completion could ever end.")
+    tokenizer = load_tokenizer(model)
+    policy = _load(partial(AutoModelForCausalLM.from_pretrained, dtype=dtype), model)
     _agree_on_special_tokens(policy, tokenizer)
     return policy.to(device or "cpu").eval(), tokenizer
+
+
+def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer alone, from a local folder or from the hub; raises PolicyError as `load_policy` does."""
+    tokenizer = _load(AutoTokenizer.from_pretrained, model)
+    if tokenizer.eos_token_id is None:
+        raise PolicyError(f"The tokenizer in {model} names no end token (eos_token), so no completion could ever end.")
+    return tokenizer
+
+
+def load_config(model: str | Path) -> PretrainedConfig:
+    """The model's configuration alone, from a local folder or from the hub; raises PolicyError likewise."""
+    return _load(AutoConfig.from_pretrained, model)
+
+
+def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """The tokens a policy reads: chat messages go through the chat template, text is tokenized as it is."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
@@ -67,20 +85,22 @@ def sample_completion_ids(
     temperature: float = 1.0,
     max_completion_length: int,
     batch_size: int = 256,
+    precision: str = "fp32",
     seed: int = 0,
 ) -> list[list[list[int]]]:
     """Sample token ids: `num_samples` lists per prompt, each at most `max_completion_length` long.
 
     Temperature 0 is greedy decoding. A completion that ended carries its end token last, one that was cut off none.
-    Chat messages go through the chat template, text is tokenized as it is. Each call draws from a stream of its own,
+    Chat messages go through the chat template, text is tokenized as it is. `precision` "fp16" or "bf16" samples under
+    autocast, as training does. Each call draws from a stream of its own,
     started at `seed`, and leaves torch's global stream and the model's mode alone. Raises ValueError for a negative
     temperature, no samples or no room for a token.
     """
     if temperature < 0 or num_samples < 1 or max_completion_length < 1 or batch_size < 1:
         raise ValueError("temperature must be at least 0; samples, completion length and batch size at least 1.")
-    prompt_ids = [_tokenize(tokenizer, prompt) for prompt in prompts]
+    tokens = [tokenize_prompt(tokenizer, prompt) for prompt in prompts]
     # Prompts of like length share a batch: little padding, and completions that end at about the same time.
-    order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
+    order = sorted(range(len(prompts)), key=lambda i: len(tokens[i]))
     jobs = [i for i in order for _ in range(num_samples)]
     # Spelled out because generate() fills what is missing from the checkpoint: some ship top_p 0.8 and a repetition
     # penalty, and then the samples would not come from the distribution that the loss is computed for.
@@ -90,15 +110,71 @@ def sample_completion_ids(
     completions: list[list[list[int]]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    with (
+        torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []),
+        autocast(model, precision),
+    ):
         torch.manual_seed(seed)
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            sampled = _generate(model, tokenizer, [prompt_ids[i] for i in batch], settings)
+            sampled = _generate(model, tokenizer, [tokens[i] for i in batch], settings)
             for i, ids in zip(batch, sampled, strict=True):
                 completions[i].append(ids)
     model.train(was_training)
     return completions
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Prompts padded on the left, their completions on the right, as `pad_completions` makes them.
+
+    input_ids, attention_mask: (completions, prompt + completion tokens). completion_mask: (completions, completion
+    tokens), 1.0 on what the policy chose, its end token included.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    completion_mask: torch.Tensor
+
+
+def pad_completions(
+    prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], pad_token_id: int
+) -> TokenBatch:
+    """One row per completion, each behind its prompt.
+
+    The masks come from the lengths, not from comparing ids: where the padding token is the end token too, comparing
+    would drop the end from the loss, and no completion would ever learn to stop.
+    """
+    left, right = max(map(len, prompt_ids)), max(map(len, completion_ids))
+    rows, attention = [], []
+    for prompt, completion in zip(prompt_ids, completion_ids, strict=True):
+        before, after = left - len(prompt), right - len(completion)
+        rows.append([pad_token_id] * before + [*prompt, *completion] + [pad_token_id] * after)
+        attention.append([0] * before + [1] * (len(prompt) + len(completion)) + [0] * after)
+    mask = torch.tensor(attention)
+    return TokenBatch(torch.tensor(rows), mask, mask[:, left:].float())
+
+
+def per_token_logps(
+    model: PreTrainedModel, batch: TokenBatch, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each completion token and entropy (nats, no gradient) at its place: (completions, tokens).
+
+    At the sampling temperature, so that it is the distribution that the completions came from.
+    """
+    length = batch.completion_mask.shape[1]
+    # The scores at one position are those of the next token; only the completions' own are computed.
+    scores = model(batch.input_ids, batch.attention_mask, logits_to_keep=length + 1).logits[:, :-1]
+    logps = torch.log_softmax(scores.float() / temperature, -1)
+    with torch.no_grad():
+        entropies = -(logps.exp() * logps).sum(-1)
+    return logps.gather(-1, batch.input_ids[:, -length:, None]).squeeze(-1), entropies
+
+
+def autocast(model: PreTrainedModel, precision: str) -> AbstractContextManager:
+    """Compute in "fp16" or "bf16" where that is safe, the weights staying what they are; "fp32" changes nothing."""
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    return torch.autocast(model.device.type, dtype) if precision != "fp32" else nullcontext()
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -106,19 +182,6 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     named = model.generation_config.eos_token_id
     others = named if isinstance(named, list) else [] if named is None else [named]
     return list(dict.fromkeys([tokenizer.eos_token_id, *others]))
-
-
-def _resolve(model: str | Path) -> str:
-    """Give the folder to load from, or the hub id as it is; raise PolicyError for a folder that is no model."""
-    for folder in (Path(model).expanduser(), project_root() / model):
-        if folder.is_dir():
-            if not (folder / "config.json").is_file():
-                raise PolicyError(f"The folder {model} holds no model: it has no config.json.")
-            return str(folder)
-    beside_known_folders = (project_root() / model).parent.is_dir() or Path(model).parent.is_dir()
-    if beside_known_folders or not HUB_ID.fullmatch(str(model)):
-        raise PolicyError(f"There is no model folder {model}.")
-    return str(model)
 
 
 def _agree_on_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -132,10 +195,13 @@ def _agree_on_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokeni
         config.bos_token_id = tokenizer.bos_token_id
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    if isinstance(prompt, str):
-        return tokenizer(prompt)["input_ids"]
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+def _load(loader: Callable[[str], Any], model: str | Path) -> Any:
+    source = locate(model)
+    try:
+        return loader(source)
+    except Exception as error:  # the loaders raise many types; all of them mean the same to the reader
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise PolicyError(f"No causal language model could be loaded from {model}: {reason}") from error
 
 
 def _generate(

@@ -1,12 +1,17 @@
 import pytest
 import torch
 from random_policy import arithmetic_problems, save_random_policy
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from helpers import hub
 from helpers.policy import (
     PolicyError,
     end_token_ids,
+    load_config,
     load_policy,
+    load_tokenizer,
+    pad_completions,
+    per_token_logps,
     sample_completion_ids,
     sample_completions,
     save_policy,
@@ -70,12 +75,31 @@ def test_a_missing_relative_folder_is_not_looked_for_on_the_hub(name, monkeypatc
         load_policy(name)
 
 
-def test_a_hub_id_reaches_the_loader(monkeypatch):
-    asked = []
+QWEN = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_hub_id_that_can_be_had_reaches_the_loader(cached, monkeypatch):
+    asked, switched = [], []
+    monkeypatch.setattr(hub, "is_cached", lambda model: cached)
+    monkeypatch.setattr(hub, "obstacle", lambda model: None)
+    monkeypatch.setattr(hub, "offline", lambda: switched.append("offline"))
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda source: asked.append(source) or 1 / 0)
-    with pytest.raises(PolicyError, match="No causal language model could be loaded from Qwen/Qwen2.5-Coder"):
-        load_policy("Qwen/Qwen2.5-Coder-0.5B-Instruct")
-    assert asked == ["Qwen/Qwen2.5-Coder-0.5B-Instruct"]
+    with pytest.raises(PolicyError, match=f"No causal language model could be loaded from {QWEN}"):
+        load_policy(QWEN)
+    assert asked == [QWEN]
+    assert switched == ["offline"] * cached  # what is here is not asked for: without a network that takes a minute
+
+
+@pytest.mark.parametrize("load", [load_policy, load_tokenizer, load_config])
+def test_a_hub_id_that_cannot_be_had_is_one_sentence_with_the_ways_out(load, monkeypatch):
+    monkeypatch.setattr(hub, "is_cached", lambda model: False)
+    monkeypatch.setattr(hub, "obstacle", lambda model: "the hub cannot be reached")
+    for loader in (AutoTokenizer, AutoConfig):
+        monkeypatch.setattr(loader, "from_pretrained", lambda source: pytest.fail("asked the hub's library"))
+    with pytest.raises(PolicyError, match=f"{QWEN} .*the hub cannot be reached.*GRPO_MODEL.*profile tiny") as caught:
+        load(QWEN)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_model_is_one_sentence(tmp_path):
@@ -188,7 +212,55 @@ def test_chat_messages_go_through_the_template(policy):
     assert sample_completions(model, tokenizer, chat, **settings) == written_out
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_precision_is_autocast_for_the_time_of_sampling(policy, precision, dtype):
+    model, tokenizer = policy
+    seen = set()
+
+    def look(*_):
+        seen.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
+
+    hook = model.register_forward_pre_hook(look)
+    sample_completions(model, tokenizer, PROMPTS[:2], max_completion_length=2, precision=precision)
+    hook.remove()
+    assert seen == {dtype}
+    assert not torch.is_autocast_enabled("cpu")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"num_samples": 0}, {"max_completion_length": 0}])
 def test_impossible_sampling_is_refused(policy, wrong):
     with pytest.raises(ValueError, match="at least"):
         sample_completions(*policy, PROMPTS, **{"max_completion_length": 4} | wrong)
+
+
+def test_prompts_are_padded_left_and_completions_right():
+    batch = pad_completions([[5, 6, 7], [8]], [[1, 2], [3, 4, 9]], pad_token_id=0)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 1, 2, 0], [0, 0, 8, 3, 4, 9]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1]]
+    assert batch.completion_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_the_end_token_is_in_the_mask_even_where_it_is_the_padding_token():
+    end = 0
+    batch = pad_completions([[5, end], [6]], [[7, end], [8, 9, 7, end]], pad_token_id=end)
+    assert batch.completion_mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_in_a_padded_batch_are_those_of_each_sequence_alone(policy, temperature):
+    model, tokenizer = policy
+    prompts = tokenizer(PROMPTS[:3] + ["x"])["input_ids"]
+    completions = [[40, 41, 0], [50, 0], [60, 61, 62, 63], [7]]
+    batch = pad_completions(prompts, completions, tokenizer.pad_token_id)
+    logps, entropies = per_token_logps(model, batch, temperature)
+    assert logps.shape == entropies.shape == batch.completion_mask.shape == (4, 4)
+    assert logps.requires_grad and not entropies.requires_grad
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / temperature
+        expected = torch.log_softmax(logits, -1)
+        chosen = expected[range(len(completion)), completion]
+        assert torch.allclose(logps[row, : len(completion)], chosen, atol=1e-5)
+        entropy = torch.distributions.Categorical(logits=logits).entropy()
+        assert torch.allclose(entropies[row, : len(completion)], entropy, atol=1e-5)
