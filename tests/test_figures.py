@@ -25,6 +25,26 @@ AFTER = {
     "interval": {"greedy": [0.96, 1.0], "pass@1": [0.95, 0.99], "pass@8": [1.0, 1.0]},
     "problems": 200,
 }
+SHARES = pd.DataFrame(
+    [[0.0, np.nan, 1.0], [1.0, 0.0, 0.95], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]],
+    index=["v0", "v1", "v2", "v3", "hardened"],
+    columns=["right answers", "mutants", "cheats"],
+)
+
+GIGABYTES = pd.DataFrame(
+    {"policy": [8.0, 8.0], "critic": [8.0, 0.0], "reference": [1.0, 0.5]}, index=["PPO-RLHF", "GRPO, verifier, KL"]
+)
+LABEL_CURVE = pd.DataFrame({"labels": [30, 1000], "accuracy": [0.55, 0.75], "low": [0.5, 0.7], "high": [0.6, 0.8]})
+BEST_OF_N = pd.DataFrame(
+    {
+        "n": [1, 4, 64],
+        "truth": [0.42, 0.58, 0.31],
+        "low": [0.36, 0.5, 0.25],
+        "high": [0.48, 0.64, 0.37],
+        "verifier": [0.42, 0.82, 1.0],
+        "score": [-0.1, 0.5, 1.25],
+    }
+)
 
 
 def history(steps):
@@ -54,6 +74,14 @@ def all_figures():
         "temperature": figures.temperature_curves(
             {name: curve("temperature", "pass@1", v) for name, v in curves.items()}
         ),
+        "verifier_errors": figures.verifier_errors(SHARES),
+        "grading_times": figures.grading_times({"v0": 64.0, "v1": 2.5, "hardened": 0.2}, 0.9, "one step"),
+        "cheat_shares": figures.cheat_shares({"a": [0.02, 0.4, 0.9], "b": [0.02, 0.01, 0.0]}),
+        "rlhf_pipeline": figures.rlhf_pipeline(),
+        "rlvr_pipeline": figures.rlvr_pipeline(),
+        "memory": figures.memory_bars(GIGABYTES, "Memory"),
+        "accuracy": figures.accuracy_curves({"a": LABEL_CURVE, "b": LABEL_CURVE}),
+        "best_of_n": figures.best_of_n_curves(BEST_OF_N),
     }
 
 
@@ -109,6 +137,24 @@ def test_bars_and_intervals_show_the_numbers_given(drawn):
     )
 
 
+def test_a_verifier_s_errors_are_filled_and_its_right_decisions_are_not(drawn):
+    boxes = drawn["verifier_errors"].axes[0].patches
+    filled = [box.get_facecolor()[3] > 0.1 for box in boxes]
+    # v0 refuses right answers, v0 and v1 accept cheats; what was not run is no error.
+    assert [divmod(at, 3) for at, is_filled in enumerate(filled) if is_filled] == [(0, 0), (0, 2), (1, 2)]
+    assert [bool(box.get_hatch()) for box in boxes] == filled
+    assert "v1: right answers 100 %, mutants 0 %, cheats 95 %" in drawn["verifier_errors"].get_label()
+    assert "v0: right answers 0 %, mutants not run" in drawn["verifier_errors"].get_label()
+
+
+def test_grading_times_and_cheats_show_the_numbers_given(drawn):
+    times, shares = drawn["grading_times"].axes[0], drawn["cheat_shares"].axes[0]
+    assert [bar.get_width() for bar in times.patches] == [64.0, 2.5, 0.2]
+    assert list(times.lines[0].get_xdata()) == [0.9, 0.9]
+    assert [list(line.get_ydata()) for line in shares.lines] == [[0.02, 0.4, 0.9], [0.02, 0.01, 0.0]]
+    assert len({line.get_linestyle() for line in shares.lines}) == 2
+
+
 def test_learning_curves_show_each_step_and_a_mean_of_five(drawn):
     faint, strong = drawn["learning"].axes[0].lines
     rewards = history(20)["reward"]
@@ -157,3 +203,35 @@ picture.finish()
     assert image.metadata["image/png"]["alt"] == "Third."
     assert image.data["image/png"]
     assert (text.name, text.text) == ("stdout", "Third.\n")
+
+
+def test_the_pipelines_show_who_works_what_is_trained_and_what_can_be_checked(drawn):
+    for name, trained, programs in (("rlhf_pipeline", 4, 0), ("rlvr_pipeline", 2, 1)):
+        axis = drawn[name].axes[0]
+        rows = [round(box.get_y() + box.get_height() / 2) for box in axis.patches]
+        assert rows.count(figures.LANES.index("trained")) == trained
+        assert rows.count(figures.LANES.index("programs")) == programs
+        lanes = list(zip(rows, axis.patches, strict=True))
+        looks = {row: (to_hex(box.get_facecolor()), box.get_linestyle()) for row, box in lanes}
+        assert len(set(looks.values())) == len(looks), "each lane is told by more than its place"
+        boxes = [(box.get_x(), box.get_x() + box.get_width(), row) for row, box in lanes]
+        apart = (a is b or a[2] != b[2] or a[1] < b[0] or b[1] < a[0] for a in boxes for b in boxes)
+        assert all(apart), f"{name}: boxes overlap"
+
+
+def test_memory_bars_are_stacked_to_the_totals(drawn):
+    axis = drawn["memory"].axes[0]
+    ends = [round(bar.get_x() + bar.get_width(), 9) for bar in axis.patches]
+    assert ends == [8, 8, 16, 8, 17, 8.5]
+    assert [text.get_text() for text in axis.texts] == ["17.0", "8.5"]
+    hatches = [bar.get_hatch() for bar in axis.patches[::2]]
+    assert all(hatch != beside for hatch, beside in zip(hatches, hatches[1:], strict=False))
+    assert "GRPO, verifier, KL 8.5 (policy 8.0, reference 0.5)" in drawn["memory"].get_label()
+
+
+def test_learned_reward_figures_show_the_numbers_given(drawn):
+    truth, score = drawn["best_of_n"].axes
+    assert [list(line.get_ydata()) for line in truth.lines] == [list(BEST_OF_N["truth"]), list(BEST_OF_N["verifier"])]
+    assert list(score.lines[0].get_ydata()) == list(BEST_OF_N["score"])
+    assert "goes from 42 % over 58 % at n = 4 to 31 %" in drawn["best_of_n"].get_label()
+    assert list(drawn["accuracy"].axes[0].lines[0].get_ydata()) == [0.55, 0.75]
