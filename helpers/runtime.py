@@ -7,7 +7,9 @@ import importlib.metadata
 import itertools
 import os
 import random
+import shlex
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +17,18 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 PYTHON_RANGE = ((3, 11), (3, 13))
-PROFILES = {"tiny": "the bundled model and its problems, on any CPU, offline"}
-PLANNED_PROFILES = ("qwen", "qwen-full")
+# Hosted runtimes by the variable that tells them, and their menu for a restart. Kaggle sets Colab's variable too.
+HOSTS = {"KAGGLE_KERNEL_RUN_TYPE": "Run > Restart", "COLAB_RELEASE_TAG": "Runtime > Restart session"}
+# Parts of a hosted image that stay as they are: gigabytes, loaded before the first cell, or built for each other.
+SHIPPED = ("torch", "torchvision", "torchaudio", "triton", "numpy", "scipy", "pandas", "transformers")
+REPLACED: set[str] = set()
+"""Loaded packages that `install` has replaced; true until this process ends, which is what mends it."""
+PROFILES = {
+    "tiny": "the bundled model and its problems, on any CPU, offline",
+    "qwen": "a code model of half a billion weights on HumanEval, sized for a GPU of 16 GB",
+    "qwen-full": "the same model with larger groups and more steps, sized for a GPU of 24 GB",
+}
+GPU_GIB = {"qwen": 14, "qwen-full": 22}  # what cards sold as 16 and 24 GB have for programs
 
 
 class CourseError(RuntimeError):
@@ -60,19 +72,23 @@ def new_run_folder(name: str) -> Path:
 def ready(needs: Iterable[str] = ()) -> None:
     """Check Python and the packages a notebook needs ("trl>=1.16"), make libraries quiet, print "Ready".
 
-    Raises CourseError with what is missing or too old and how to get it.
+    On a hosted runtime what is missing is installed first; anywhere else nothing is touched. Raises CourseError with
+    what is missing or too old and how to get it.
     """
     version = "{}.{}".format(*sys.version_info[:2])
     lowest, highest = PYTHON_RANGE
+    restart = next((menu for variable, menu in HOSTS.items() if variable in os.environ), "")
     if not lowest <= sys.version_info[:2] <= highest:
         raise CourseError(
             f"This course needs Python {lowest[0]}.{lowest[1]} to {highest[0]}.{highest[1]}, and this kernel is "
-            f"{version}. Run in a terminal: make lab"
+            f"{version}. " + ("Choose another version of this runtime." if restart else "Run in a terminal: make lab")
         )
-    if missing := missing_packages(needs):
-        # A hosted runtime will install what is missing at this point; on the reader's own machine nothing is touched.
+    missing = missing_packages(needs)
+    if restart:
+        install(missing, restart)
+    elif missing:
         raise CourseError(
-            f"This notebook also needs: {', '.join(missing)}. "
+            f"This notebook also needs: {_in_words(missing)}. "
             "Run: pip install -r requirements.txt (in the project's folder), then restart the kernel."
         )
     quieten()
@@ -80,19 +96,61 @@ def ready(needs: Iterable[str] = ()) -> None:
     print(f"Ready. Python {version}")
 
 
-def missing_packages(needs: Iterable[str]) -> list[str]:
-    """Those of the requirements that are not installed, or not in a version that fits."""
-    missing = []
+def missing_packages(needs: Iterable[str]) -> dict[str, str]:
+    """The requirements that are not met, each with the version that is here, "" where there is none."""
+    missing = {}
     for need in needs:
         requirement = Requirement(need)
         try:
-            installed = importlib.metadata.version(requirement.name)
+            here = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            missing.append(need)
-        else:
-            if not requirement.specifier.contains(installed, prereleases=True):
-                missing.append(f"{need} (here is {installed})")
+            here = ""
+        if not here or not requirement.specifier.contains(here, prereleases=True):
+            missing[need] = here
     return missing
+
+
+def _in_words(missing: dict[str, str]) -> str:
+    return ", ".join(f"{need} (here is {here})" if here else need for need, here in missing.items())
+
+
+def install(missing: dict[str, str], restart: str) -> None:
+    """Install what a hosted runtime lacks, and leave what its image ships (SHIPPED) in the version it has.
+
+    `restart` is the menu that restarts it. Raises CourseError where something that is loaded was replaced, where pip
+    fails, and where what the image ships is too old.
+    """
+    if old := {need: here for need, here in missing.items() if here and Requirement(need).name in SHIPPED}:
+        raise CourseError(
+            f"This notebook needs {_in_words(old)}, which is a part of this runtime: choose its newest version."
+        )
+    if missing:
+        from IPython import get_ipython
+
+        before = _versions()
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as kept:
+            kept.writelines(f"{name}=={before[name]}\n" for name in SHIPPED if name in before)
+            kept.flush()
+            # As a cell's `!pip install`, and without -q: nothing else brings up Colab's own button to restart.
+            get_ipython().system(shlex.join(["pip", "install", "-c", kept.name, *missing]))
+        importlib.invalidate_caches()
+        if left := missing_packages(missing):
+            raise CourseError(f"pip could not install {_in_words(left)}; its own last lines, above, say why.")
+        changed = {name for name, _ in before.items() - _versions().items()}
+        of_module = importlib.metadata.packages_distributions()
+        loaded = {name.lower() for module in of_module.keys() & sys.modules.keys() for name in of_module[module]}
+        REPLACED.update(changed & loaded)
+    if REPLACED:
+        raise CourseError(
+            f"Installed, but older versions of {', '.join(sorted(REPLACED))} were loaded before: "
+            f"choose {restart}, then run this cell again."
+        )
+
+
+def _versions() -> dict[str, str]:
+    # Of a package that is there twice the first one is used.
+    found = reversed(list(importlib.metadata.distributions()))
+    return {(package.metadata["Name"] or "").lower(): package.version for package in found}
 
 
 def quieten() -> None:
@@ -102,6 +160,8 @@ def quieten() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # tqdm wants ipywidgets for its bars. Without them it writes text, and no widget state gets into the notebooks.
     warnings.filterwarnings("ignore", message="IProgress not found")
+    # TRL 1.16 uses this name throughout; transformers changed it in 5.23. Nothing that a reader could act on.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
 
 
 def share_cores() -> None:
@@ -125,27 +185,57 @@ def offline() -> None:
 def choose_profile() -> str:
     """The profile this machine can run, or the one that GRPO_PROFILE names; prints which and why.
 
-    Raises CourseError for a name that does not exist.
+    A GPU and a model that is here, or can be fetched, make it "qwen" or "qwen-full". Raises CourseError for a name
+    that does not exist.
     """
     name, reason = os.environ.get("GRPO_PROFILE", ""), "GRPO_PROFILE asks for it"
-    if name in PLANNED_PROFILES:
-        raise CourseError(f"GRPO_PROFILE={name} is not part of this version yet; unset it to use the profile tiny.")
     if name and name not in PROFILES:
         raise CourseError(f"GRPO_PROFILE={name} is no profile; there is: {', '.join(PROFILES)}.")
     if not name:
-        name = "tiny"
-        reason = "this version has no other, though there is a GPU" if has_gpu() else "there is no GPU here"
+        name, reason = _fitting_profile()
     if name == "tiny":
         offline()
     print(f"Profile {name}: {PROFILES[name]} ({reason}).")
     return name
 
 
+def _fitting_profile() -> tuple[str, str]:
+    """The largest profile that can run here, and why it is that one."""
+    if not has_gpu():
+        return "tiny", "there is no GPU here"
+    size = gpu_gib()
+    fitting = [name for name, needed in GPU_GIB.items() if size >= needed]
+    if not fitting:
+        return "tiny", f"the GPU has {size:.0f} GiB, and the others want {min(GPU_GIB.values())}"
+    from helpers import hub, settings  # settings imports this module
+
+    model = os.environ.get("GRPO_MODEL") or settings.profile_settings(fitting[-1]).model
+    if obstacle := hub.obstacle(model):
+        return "tiny", f"there is a GPU, but not {model}: {obstacle}"
+    return fitting[-1], f"the GPU has {size:.0f} GiB"
+
+
 def has_gpu() -> bool:
-    """Whether PyTorch finds a CUDA device."""
+    """Whether PyTorch finds a CUDA device; of several, only the first is used from here on."""
+    # TRL refuses several in one process. Takes effect where CUDA has not been used before.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     import torch
 
     return torch.cuda.is_available()
+
+
+def gpu_gib() -> float:
+    """Memory of the GPU in GiB."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30
+
+
+def bf16_gpu() -> bool:
+    """Whether the GPU computes bf16 itself; older ones, as a T4, only imitate it."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def set_seeds(seed: int, with_torch: bool = True) -> None:

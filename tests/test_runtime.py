@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import types
+import warnings
 
 import pytest
 
@@ -59,9 +60,11 @@ def test_ready_names_what_is_missing_or_old():
 
 
 @pytest.mark.parametrize("version", [(3, 10, 14), (3, 14, 0)])
-def test_ready_refuses_other_pythons(version, monkeypatch):
+@pytest.mark.parametrize(("host", "way"), [("", "Run in a terminal"), ("COLAB_RELEASE_TAG", "Choose another version")])
+def test_ready_refuses_other_pythons(version, host, way, monkeypatch):
     monkeypatch.setattr(sys, "version_info", version)
-    with pytest.raises(CourseError, match=r"needs Python 3\.11 to 3\.13, and this kernel is 3\.1[04]"):
+    monkeypatch.setenv(host or "NO_HOST", "1")
+    with pytest.raises(CourseError, match=rf"needs Python 3\.11 to 3\.13, and this kernel is 3\.1[04]\. {way}"):
         runtime.ready()
 
 
@@ -97,37 +100,6 @@ def test_offline_is_what_the_hub_library_then_says(order, root):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("gpu", "reason"), [(False, "there is no GPU here"), (True, "though there is a GPU")])
-def test_the_profile_is_tiny_and_says_why(gpu, reason, monkeypatch, capsys):
-    monkeypatch.setattr(runtime, "has_gpu", lambda: gpu)
-    assert runtime.choose_profile() == "tiny"
-    said = capsys.readouterr().out
-    assert said.startswith("Profile tiny: ") and reason in said and said.count("\n") == 1
-
-
-def test_the_variable_chooses_the_profile_without_looking_for_a_gpu(monkeypatch, capsys):
-    monkeypatch.setattr(runtime, "has_gpu", lambda: pytest.fail("looked for a GPU"))
-    monkeypatch.setenv("GRPO_PROFILE", "tiny")
-    assert runtime.choose_profile() == "tiny"
-    assert "GRPO_PROFILE asks for it" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"), [("qwen", "not part of this version yet"), ("qwen-full", "not part"), ("Tiny", "no profile")]
-)
-def test_another_profile_gets_a_sentence(name, sentence, monkeypatch):
-    monkeypatch.setenv("GRPO_PROFILE", name)
-    with pytest.raises(CourseError, match=f"^GRPO_PROFILE={name} is {sentence}.* tiny.*$"):
-        runtime.choose_profile()
-
-
-def test_tiny_is_offline_and_nothing_else_is_touched(monkeypatch):
-    monkeypatch.setattr(runtime, "has_gpu", lambda: False)
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    runtime.choose_profile()
-    assert runtime.os.environ["HF_HUB_OFFLINE"] == "1"
-
-
 def test_seeds_repeat_what_is_drawn():
     numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
 
@@ -159,3 +131,12 @@ def test_waiting_threads_sleep_unless_the_reader_wants_otherwise(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY")
     runtime.share_cores()
     assert runtime.os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_a_name_that_trl_still_uses_is_no_news_to_a_reader():
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        runtime.quieten()
+        warnings.warn("`gradient_checkpointing` is deprecated and will be removed in v6.", FutureWarning, stacklevel=1)
+        warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["something else is deprecated"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from random_policy import arithmetic_problems, save_random_policy
 
-from helpers import figures, training
+from helpers import figures, runtime, training
 from helpers.policy import load_policy
-from helpers.settings import PROFILES, Settings, SettingsError, profile_settings
+from helpers.settings import Settings, SettingsError, profile_settings
 from helpers.training import (
     NoSignalError,
     build_trainer,
@@ -72,6 +72,10 @@ def weights(trainer):
         ({"eval_samples": 4}, "pass@8"),
         ({"scale_rewards": "std"}, "scale_rewards must be one of group, batch, none"),
         ({"loss_type": "gspo"}, "loss_type must be one of grpo, dr_grpo"),
+        ({"precision": "fp8"}, "precision must be one of fp32, fp16, bf16"),
+        ({"per_device_train_batch_size": 5}, "must divide the 12 completions of a step, and 5 does not"),
+        ({"per_device_train_batch_size": 0}, "and 0 does not"),
+        ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size must be at least 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_the_reason(wrong, reason):
@@ -82,10 +86,6 @@ def test_settings_that_cannot_work_are_refused_with_the_reason(wrong, reason):
 def test_an_unknown_profile_names_those_there_are():
     with pytest.raises(SettingsError, match='There is no profile "huge"; choose one of: tiny'):
         profile_settings("huge")
-
-
-def test_every_profile_carries_its_own_name():
-    assert all(settings.profile == name for name, settings in PROFILES.items())
 
 
 def test_the_configuration_carries_every_setting_that_trl_has(tmp_path):
@@ -106,17 +106,34 @@ def test_the_configuration_carries_every_setting_that_trl_has(tmp_path):
         epsilon=0.1,
         max_grad_norm=0.5,
         mask_truncated_completions=True,
+        per_device_train_batch_size=5,
+        activation_checkpointing=True,
+        save_steps=6,
         seed=9,
     )
     config = grpo_config(settings, tmp_path)
-    shared = {name: value for name, value in asdict(settings).items() if hasattr(config, name) and name != "device"}
+    ours_alone = {"device", "per_device_eval_batch_size"}  # TRL's own evaluation is not used
+    shared = {name: value for name, value in asdict(settings).items() if hasattr(config, name)}
+    shared = {name: value for name, value in shared.items() if name not in ours_alone}
     assert {name: getattr(config, name) for name in shared} == shared
     assert config.device.type == settings.device
-    assert len(shared) == 13
-    assert config.generation_batch_size == config.per_device_train_batch_size == 15
-    assert (config.steps_per_generation, config.gradient_accumulation_steps, config.num_iterations) == (1, 1, 1)
-    assert (config.bf16, config.fp16, config.activation_checkpointing) == (False, False, False)
-    assert config.save_strategy == "no" and config.disable_tqdm
+    assert len(shared) == 16
+    assert config.generation_batch_size == 15
+    assert (config.steps_per_generation, config.gradient_accumulation_steps, config.num_iterations) == (3, 3, 1)
+    assert config.save_strategy == "steps" and config.disable_tqdm
+
+
+def test_a_step_is_one_micro_batch_unless_told_otherwise(tmp_path):
+    config = grpo_config(SMALL, tmp_path)
+    assert config.generation_batch_size == config.per_device_train_batch_size == 12
+    assert (config.steps_per_generation, config.gradient_accumulation_steps) == (1, 1)
+    assert replace(SMALL, prompts_per_step=2).micro_batch == 8  # follows the step
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_precision_is_autocast_of_trls(precision, tmp_path):
+    config = grpo_config(replace(SMALL, precision=precision), tmp_path)
+    assert (config.fp16, config.bf16) == (precision == "fp16", precision == "bf16")
 
 
 def test_the_data_set_holds_what_policy_and_rewards_need():
@@ -282,6 +299,7 @@ def test_the_check_moves_no_random_stream_even_when_it_refuses(folder):
 def test_a_terminal_gets_a_line_every_five_steps_and_nothing_else(train, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
+        runtime.quieten()  # as notebooks and the command line do first
         train()
     output, errors = capfd.readouterr()
     assert [line.split()[1] for line in output.splitlines()] == ["1/6", "5/6", "6/6"]
@@ -294,10 +312,10 @@ def test_a_notebook_gets_one_picture_redrawn_in_place(train, monkeypatch, capsys
 
     class Handle:
         def update(self, image):
-            shown.append(("update", image.alt))
+            shown.append(("update", image.metadata["alt"]))
 
     def display(image, display_id):
-        shown.append(("display", image.alt))
+        shown.append(("display", image.metadata["alt"]))
         return Handle()
 
     monkeypatch.setattr(figures, "in_notebook", lambda: True)

@@ -1,0 +1,43 @@
+"""A run that takes a second, on a random model and twelve problems.
+
+As a script: `python small_run.py FOLDER`, and then the options of `python -m helpers.train`.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from random_policy import arithmetic_problems, save_random_policy
+
+from helpers import rewards, settings, train
+from helpers.problems import Problem, write_problems
+
+
+def vowels(completions, **columns) -> list[float | None]:
+    """Share of vowels: a reward that a random model can climb."""
+    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in completions]
+
+
+def small_settings(folder: Path) -> settings.Settings:
+    """Settings for such a run; model and problems are written to `folder` where they are not there yet."""
+    if not (folder / "problems.jsonl").exists():
+        save_random_policy(folder / "model")
+        again = [Problem(**vars(problem) | {"task_id": problem.task_id + "/2"}) for problem in arithmetic_problems()]
+        write_problems(arithmetic_problems() + again, folder / "problems.jsonl")
+    return replace(
+        settings.PROFILES["tiny"],
+        model=str(folder / "model"),
+        problems=str(folder / "problems.jsonl"),
+        prompts_per_step=3,
+        num_generations=4,
+        max_completion_length=8,
+        max_steps=4,
+        save_steps=2,
+        learning_rate=1e-2,
+    )
+
+
+if __name__ == "__main__":
+    settings.PROFILES["tiny"] = small_settings(Path(sys.argv[1]))
+    rewards.vowels = vowels
+    sys.exit(train.main(sys.argv[2:]))
