@@ -5,6 +5,8 @@
 PYTHON ?=
 LAB_OPTIONS ?=
 NOTEBOOKS ?=
+REPOSITORY ?=
+REF ?=
 VENV_PYTHON = .venv/bin/python
 STAMP = .venv/.requirements-installed
 
@@ -14,8 +16,10 @@ NEEDED = This course needs Python 3.11, 3.12 or 3.13
 
 # With this set, kernels draw no figures into notebooks.
 unexport MPLBACKEND
+# Tests and committed outputs are of the bundled model, also where a GPU would make notebook 04 choose a larger one.
+test outputs: export GRPO_PROFILE = tiny
 
-.PHONY: help setup lab run test lint outputs clean
+.PHONY: help setup lab run test lint outputs publish clean
 
 help:
 	@echo "make lab      open the course in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
@@ -24,6 +28,8 @@ help:
 	@echo "make test     run the tests, then every notebook"
 	@echo "make lint     check style, and that the committed notebook outputs are in order"
 	@echo "make outputs  execute the notebooks in place: refreshes the committed outputs"
+	@echo "make publish REPOSITORY=https://github.com/you/name [REF=a-tag]"
+	@echo "              write the course's address into its bootstrap cells and Colab badges"
 	@echo "make setup    only make .venv and install requirements.txt (the commands above do it where it is due)"
 	@echo "make clean    remove .venv, caches, and what run, test and outputs wrote below build/"
 	@echo "NOTEBOOKS=... for run and outputs: only those whose names begin so, as in: make outputs NOTEBOOKS=04"
@@ -98,6 +104,9 @@ lint: setup
 
 outputs: setup
 	@$(VENV_PYTHON) -m tools.notebooks outputs $(NOTEBOOKS)
+
+publish: setup
+	@$(VENV_PYTHON) -m tools.notebooks publish $(REPOSITORY) $(REF)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache build/run build/test build/outputs

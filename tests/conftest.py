@@ -7,7 +7,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"
-for name in ("COURSE_OUTPUT", "COURSE_STRICT", "GRPO_PROFILE"):
+HOSTED = ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "COURSE_REPOSITORY")
+OURS = ("COURSE_OUTPUT", "COURSE_STRICT", "GRPO_PROFILE", "GRPO_MODEL", "GRPO_MAX_STEPS", "HUMANEVAL_PATH")
+for name in (*OURS, *HOSTED):
     os.environ.pop(name, None)
 
 import sys

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from try_exercises import exercises, solution_of, source_of, stub_and_check, tagged, wrong_answers_of
 
-from tools.notebooks import BOOTSTRAP_CELL
+from tools import hygiene, opening
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
-NEEDS = re.compile(r"^NEEDS = \[.*?\]", re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXERCISE_TITLE = re.compile(r"^#+ Exercise .*\((easy|medium|hard), \d+ minutes?\)", re.MULTILINE)
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -57,45 +57,64 @@ def leans_on_exercises(cells: list[dict[str, Any]]) -> list[str]:
 
 
 @each_notebook
-def test_begins_with_title_and_bootstrap(path):
-    title, bootstrap, *_ = cells_of(path)
-    assert title["cell_type"] == "markdown" and source_of(title).startswith("# ")
-    assert bootstrap["cell_type"] == "code"
-    assert NEEDS.sub("NEEDS = []", source_of(bootstrap)) == BOOTSTRAP_CELL
+def test_what_is_committed_is_in_order(path):
+    """Fresh, executed, free of errors, paths and tokens, with alt text, badge and bootstrap cell."""
+    assert list(hygiene.faults(path, ROOT)) == []
+
+
+def test_texts_link_to_what_is_there():
+    texts = [ROOT / "README.md", *(ROOT / "data").rglob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    broken = {text.name: hygiene.broken_links(text.read_text(encoding="utf-8"), text.parent) for text in texts}
+    assert not any(broken.values()), broken
+
+
+def test_the_readme_lists_each_notebook_with_its_badge():
+    rows = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    for path in NOTEBOOKS:
+        [row] = [row for row in rows if row.startswith("|") and f"](notebooks/{path.name})" in row]
+        assert opening.badge(path.name) in row
 
 
 @each_notebook
-def test_cells_are_small(path):
-    sizes = sorted(len(source_of(cell).splitlines()) for cell in code_of(cells_of(path)))
-    assert 3 <= statistics.median(sizes) <= 8, sizes
-    assert sizes[int(0.9 * (len(sizes) - 1))] <= 25, sizes
+def test_cells_are_small_and_narrow(path):
+    assert faults_of_size(cells_of(path)) == []
 
 
-@each_notebook
-def test_lines_of_code_fit_a_narrow_window(path):
-    cells = cells_of(path)
+def faults_of_size(cells: list[dict[str, Any]]) -> list[str]:
+    """What makes a notebook's code hard to read: cells that are long, or too short to hold a step; wide lines."""
+    sizes = sorted(len(source_of(cell).splitlines()) for cell in code_of(cells))
+    median, large = statistics.median(sizes), sizes[int(0.9 * (len(sizes) - 1))]
+    found = [f"median of {median} lines"] * (not 3 <= median <= 8) + [f"90th percentile of {large} lines"] * (
+        large > 25
+    )
     sources = [(cell["id"], source_of(cell)) for cell in code_of(cells)]
     sources += [(cell["id"], solution_of(cell)) for cell in cells if tagged(cell, "solution")]
-    wide = [f"{name}: {line}" for name, source in sources for line in source.splitlines() if len(line) > 79]
-    assert not wide
+    return found + [f"{name}: wide" for name, source in sources for line in source.splitlines() if len(line) > 79]
 
 
 @each_notebook
 def test_exercises_have_all_their_parts(path):
-    cells = cells_of(path)
-    assert len(exercises(cells)) == sum(tagged(cell, "exercise") for cell in cells)
+    assert missing_parts(cells_of(path)) == []
+
+
+def missing_parts(cells: list[dict[str, Any]]) -> list[str]:
+    """What an exercise lacks beside its cell: "id: what"."""
+    found = []
     for index, exercise, solution in exercises(cells):
-        name = exercise["id"]
-        assert any(EXERCISE_TITLE.search(source_of(cell)) for cell in cells[max(0, index - 2) : index]), (
-            f"{name}: above it stands a heading like '### Exercise 1: title (easy, 5 minutes)'"
-        )
-        assert solution is cells[index + 1], f"{name}: the solution is the next cell"
-        text = source_of(solution)
-        assert text.lstrip().startswith("<details") and "</details>" in text, f"{name}: the solution is not folded"
-        # Without the blank line some sites show the code as plain text.
-        assert "</summary>\n\n" in text, f"{name}: a blank line must follow </summary>"
-        assert stub_and_check(exercise)[0].strip(), f"{name}: there is no stub"
-        assert wrong_answers_of(solution), f"{name}: the solution's metadata names no wrong_answer"
+        text, above = source_of(solution), cells[max(0, index - 2) : index]
+        parts = {
+            "a heading above like '### Exercise 1: title (easy, 5 minutes)'": any(
+                EXERCISE_TITLE.search(source_of(cell)) for cell in above
+            ),
+            "the solution in the next cell": solution is cells[index + 1],
+            "a folded solution": text.lstrip().startswith("<details") and "</details>" in text,
+            # Without it some sites show the code as plain text.
+            "a blank line after </summary>": "</summary>\n\n" in text,
+            "a stub": stub_and_check(exercise)[0].strip(),
+            "a wrong_answer in the solution's metadata": wrong_answers_of(solution),
+        }
+        found += [f"{exercise['id']}: {part}" for part, is_there in parts.items() if not is_there]
+    return found
 
 
 @each_notebook
@@ -137,6 +156,56 @@ def solution(source: str, *wrong: str) -> dict[str, Any]:
     text = f"<details><summary>Solution</summary>\n\n```python\n{source}\n```\n\n</details>"
     metadata = {"tags": ["solution"], "wrong_answer": list(wrong)}
     return {"cell_type": "markdown", "id": "solution", "source": text, "metadata": metadata}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [
+        ([3] * 11, []),
+        ([8] * 9 + [25] + [200], []),
+        ([2] * 11, ["median of 2 lines"]),
+        ([9] * 11, ["median of 9 lines"]),
+        ([3] * 8 + [26] * 3, ["90th percentile of 26 lines"]),
+    ],
+)
+def test_cells_that_are_too_large_or_too_small_are_found(sizes, found):
+    assert faults_of_size([code("x\n" * size) for size in sizes]) == found
+
+
+def test_wide_lines_are_found_in_code_and_in_solutions():
+    cells = [code(f"x\ny\n{'z' * 79}", "narrow"), code(f"x\n\n{'z' * 80}", "wide"), solution("z" * 80)]
+    assert faults_of_size(cells) == ["wide: wide", "solution: wide"]
+
+
+def exercise() -> list[dict[str, Any]]:
+    heading = {"cell_type": "markdown", "source": "### Exercise 1: half (easy, 5 minutes)", "metadata": {}}
+    return [heading, code(STUB, "stub", "exercise"), solution("half = None", "half = 2")]
+
+
+def test_a_whole_exercise_lacks_nothing():
+    assert missing_parts(exercise()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "part"),
+    [
+        (0, {"source": "### Exercise 1: half (5 minutes)"}, "a heading above"),
+        (1, {"source": "check('Exercise 1', half)"}, "a stub"),
+        (2, {"source": "```python\nhalf = None\n```\n</summary>\n\n"}, "a folded solution"),
+        (2, {"source": "<details></summary>\n```python\nhalf\n```\n</details>"}, "a blank line after"),
+        (2, {"metadata": {"tags": ["solution"]}}, "a wrong_answer"),
+    ],
+)
+def test_an_exercise_without_one_of_its_parts_is_found(number, change, part):
+    cells = exercise()
+    cells[number] |= change
+    [found] = missing_parts(cells)
+    assert found.startswith(f"stub: {part}")
+
+
+def test_a_solution_elsewhere_is_found():
+    cells = exercise()
+    assert missing_parts([*cells[:2], code("x"), cells[2]]) == ["stub: the solution in the next cell"]
 
 
 @pytest.mark.parametrize(
@@ -193,20 +262,3 @@ def test_a_check_that_is_too_lax_or_too_strict_is_found(right, wrong, found, tmp
     faults = faults_of_exercises(path)
     assert len(faults) == len(found)
     assert all(fault.startswith(f"stub, {start}") for fault, start in zip(faults, found, strict=True))
-
-
-def test_the_bootstrap_cell_is_small_and_narrow():
-    lines = BOOTSTRAP_CELL.splitlines()
-    assert len(lines) <= 20 and max(map(len, lines)) <= 79
-
-
-def test_the_bootstrap_cell_finds_the_course(root, tmp_path):
-    def start(folder: Path) -> subprocess.CompletedProcess[str]:
-        script = f"{BOOTSTRAP_CELL}\nprint(os.getcwd(), roots[0] == Path({str(root)!r}))"
-        return subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=60)
-
-    for folder in (root, root / "notebooks", root / "helpers"):
-        assert start(folder).stdout.splitlines()[1:] == [f"{root / 'notebooks'} True"], folder
-    lost = start(tmp_path)
-    assert lost.returncode != 0
-    assert lost.stderr.splitlines()[-1] == f"FileNotFoundError: The course's files are not above {tmp_path}"

@@ -1,14 +1,20 @@
-"""The Makefile: which Python it takes, what it says where none fits, and that it repeats nothing.
+"""The Makefile: which Python it takes, what it says where none fits, that it repeats nothing; and CI, which calls it.
 
 Stand-ins for Python and pip, so that nothing is installed and no network is needed.
 """
 
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from helpers.runtime import PYTHON_RANGE
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
@@ -63,7 +69,7 @@ def installations(clone: Path) -> int:
 
 def test_help_is_the_default_and_names_every_command(clone):
     said = make(clone).stdout
-    for command in ("setup", "lab", "run", "test", "lint", "outputs", "clean"):
+    for command in ("setup", "lab", "run", "test", "lint", "outputs", "publish", "clean"):
         assert f"\nmake {command} " in "\n" + said
 
 
@@ -181,3 +187,54 @@ def test_the_ci_script_can_be_run_from_anywhere(root):
 def test_direct_dependencies_are_pinned_exactly(root):
     lines = [line for line in (root / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
     assert lines and all(line.count("==") == 1 and "*" not in line for line in lines)
+
+
+# --- what CI runs ---
+
+
+@pytest.fixture
+def workflow(root: Path) -> dict[Any, Any]:
+    return yaml.safe_load((root / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+
+
+def commands(job: dict[str, Any]) -> str:
+    return "\n".join(step["run"] for step in job["steps"] if "run" in step)
+
+
+def test_every_push_is_tested_on_the_lowest_and_the_highest_python(workflow):
+    when = workflow[True]  # YAML 1.1 reads the key `on` as a truth value
+    assert {"push", "pull_request"} <= set(when) and not when["push"] and not when["pull_request"]
+    job = workflow["jobs"]["linux"]
+    assert "if" not in job and job["runs-on"].startswith("ubuntu")
+    assert job["strategy"]["matrix"]["python"] == [f"{major}.{minor}" for major, minor in PYTHON_RANGE]
+    assert {"make lint", "make test"} <= set(commands(job).splitlines())
+
+
+def test_what_ci_runs_is_there(workflow, root):
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    for job in workflow["jobs"].values():
+        run = commands(job)
+        assert subprocess.run(["bash", "-n", "-c", run]).returncode == 0
+        assert set(re.findall(r"make (\w+)", run)) <= targets
+        assert all((root / file).is_file() for file in re.findall(r"tests/\w+\.py|\S+\.txt", run))
+        steps = [step["uses"] for step in job["steps"] if "uses" in step]
+        assert [step.split("@")[0] for step in steps] == ["actions/checkout", "actions/setup-python"]
+
+
+def test_each_week_other_systems_and_the_newest_libraries_are_tried(workflow):
+    assert re.fullmatch(r"\d+ \d+ \* \* [0-6]", workflow[True]["schedule"][0]["cron"])
+    weekly = {name: job for name, job in workflow["jobs"].items() if "schedule" in job.get("if", "")}
+    assert {job["runs-on"].split("-")[0] for job in weekly.values()} == {"ubuntu", "macos", "windows"}
+    assert "--upgrade trl transformers" in commands(weekly["newest"])
+
+
+def test_every_place_names_the_same_pythons(root):
+    (major, lowest), (_, highest) = PYTHON_RANGE
+    versions = [f"{major}.{minor}" for minor in range(lowest, highest + 1)]
+    listed = f"{', '.join(versions[:-1])} or {versions[-1]}"
+    makefile, readme = (root / "Makefile").read_text(), (root / "README.md").read_text()
+    assert f"This course needs Python {listed}" in makefile and f"You need Python {listed}" in readme
+    assert "|".join(f"{version}.*" for version in versions) in makefile
+    assert f"Python {versions[0]} to {versions[-1]}" in (root / "requirements.txt").read_text()
+    ruff = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["ruff"]
+    assert ruff["target-version"] == f"py{major}{lowest}"

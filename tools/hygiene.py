@@ -1,0 +1,229 @@
+"""What is committed of a notebook: made the same on every machine, tied to its inputs, and checked for faults.
+
+Outputs belong to their inputs through a hash of what they depend on (code cells, imported helpers, requirements, data),
+kept in the notebook's metadata: a hash of outputs would differ from machine to machine.
+"""
+
+import ast
+import hashlib
+import json
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from packaging.requirements import Requirement
+
+from tools.opening import ADDRESS, BOOTSTRAP_CELL, LOWER_BOUNDS, NEEDS, badge, needs_of
+
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LARGEST = 1_000_000  # bytes of a notebook
+VOLATILE = ("ExecuteTime", "colab", "collapsed", "execution", "id", "outputId", "scrolled", "vscode")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f-]{27})?")
+TOKEN = re.compile(r"\b(?:(?:hf|gh[oprsu])_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[\w-]{20,})")
+HOME = r"(?<![\w.])/(?:home|Users|root|content|kaggle)/\w+|[A-Z]:\\+Users\\"
+MACHINE = re.compile(HOME + r"|(?<![\w.])/(?:tmp|private|opt|var/folders|usr/l\w+)/\w|\bat 0x[0-9a-f]{6,}")
+LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)|(?:href|src)=\"([^\"]+)\"")
+
+
+def normalise(notebook: Any, root: Path) -> None:
+    """Drop what changes from run to run (not errors or stderr), name the cells, store the hash of the inputs."""
+    import nbformat
+
+    course = {**notebook.metadata.get("course", {}), "inputs": inputs_hash(notebook.cells, root)}
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": KERNEL, "language_info": {"name": "python"}, "course": course},
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for cell in notebook.cells:
+        for key in VOLATILE:
+            cell.metadata.pop(key, None)
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
+    name_cells(notebook.cells)
+    nbformat.validate(notebook)
+
+
+def name_cells(cells: Sequence[Any]) -> None:
+    """Give each cell that has none, or a random one, an id made from the heading above it: "the-reward-2"."""
+    heading = "start"
+    used = {cell["id"] for cell in cells if "id" in cell}
+    for cell in cells:
+        title = re.search(r"^#+ +(.+)$", cell["source"], re.MULTILINE) if cell["cell_type"] == "markdown" else None
+        if title:
+            heading = re.sub(r"[^a-z0-9]+", "-", title[1].lower()).strip("-")[:40] or "cell"
+        if not cell.get("id") or RANDOM_ID.fullmatch(cell["id"]):
+            cell["id"] = next(name for n in range(1, 10_000) if (name := f"{heading}-{n}") not in used)
+            used.add(cell["id"])
+
+
+def inputs_hash(cells: Sequence[Any], root: Path) -> str:
+    """A hash of what a notebook's outputs depend on; text outside code cells is not part of it."""
+    code = [ADDRESS.sub("", source_of(cell)) for cell in cells if cell["cell_type"] == "code"]
+    data = [path for path in (root / "data").rglob("[!.]*") if path.is_file() and path.suffix != ".md"]
+    digest = hashlib.sha256("\0".join(code).encode())
+    for path in sorted([root / "requirements.txt", *helper_files(code, root), *data]):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest() if path.exists() else b"")
+    return digest.hexdigest()[:16]
+
+
+def helper_files(code: Sequence[str], root: Path) -> set[Path]:
+    """The files of helpers/ that the code imports, directly or through others; a package counts as a whole."""
+    waiting, files = list(code), set()
+    while waiting:
+        for name in imported_helpers(waiting.pop()):
+            module, package = root / "helpers" / f"{name}.py", root / "helpers" / name
+            new = {module} if module.is_file() else set(package.rglob("*.py"))
+            waiting += [path.read_text(encoding="utf-8") for path in new - files]
+            files |= new
+    return files
+
+
+def imported_helpers(source: str) -> set[str]:
+    """Names of the modules and packages of helpers/ that a piece of code imports or runs with `-m`."""
+    names = set(re.findall(r"-m[\"', ]+helpers\.(\w+)", source))
+    without_magics = re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)
+    with suppress(SyntaxError):
+        for node in ast.walk(ast.parse(without_magics)):
+            dotted = []
+            if isinstance(node, ast.Import):
+                dotted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                # A relative import stands in helpers/ itself, or in a package there, which counts as a whole anyway.
+                start = ["helpers"] * bool(node.level) + [node.module] * bool(node.module)
+                dotted = [".".join([*start, alias.name]) for alias in node.names]
+            names |= {name.split(".")[1] for name in dotted if name.startswith("helpers.")}
+    return names
+
+
+def faults(path: Path, root: Path) -> Iterator[str]:
+    """What is wrong with a committed notebook, a line each; reads the file as it is, without repairing it."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells, metadata = notebook["cells"], notebook["metadata"]
+    except (ValueError, KeyError) as error:
+        yield f"not a notebook ({error})"
+        return
+    if path.stat().st_size > LARGEST:
+        yield f"{path.stat().st_size / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f} MB: fewer or smaller figures"
+    if (notebook.get("nbformat"), notebook.get("nbformat_minor")) != (4, 5):
+        yield "not in nbformat 4.5: run `make outputs`"
+    if metadata.get("kernelspec") != KERNEL or metadata.get("language_info") != {"name": "python"}:
+        yield "kernelspec or language_info of one machine: run `make outputs`"
+    if "widgets" in metadata:
+        yield "metadata.widgets, with which some sites refuse to show a notebook: run `make outputs`"
+    if metadata.get("course", {}).get("inputs") != inputs_hash(cells, root):
+        yield "outputs are older than code, helpers, requirements or data: run `make outputs`"
+    code = [cell for cell in cells if cell["cell_type"] == "code" and source_of(cell).strip()]
+    counts = [cell.get("execution_count") for cell in code if "skip-execution" not in tags_of(cell)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield "not executed from top to bottom by a fresh kernel: run `make outputs`"
+    yield from _opening_faults(cells, path, root)
+    ids = [cell.get("id", "") for cell in cells]
+    for number, cell in enumerate(cells, 1):
+        where = f"cell {number} ({cell.get('id', 'no id')})"
+        if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", ids[number - 1]) or ids.count(ids[number - 1]) > 1:
+            yield f"{where}: an id that is missing, malformed or there twice"
+        yield from (f"{where}: {fault}" for fault in _cell_faults(cell, path.parent))
+
+
+def _opening_faults(cells: Sequence[Any], path: Path, root: Path) -> Iterator[str]:
+    title, cell = (source_of(cell) for cell in [*cells, {"source": ""}, {"source": ""}][:2])
+    remedy = "run `python -m tools.notebooks bootstrap`"
+    if not title.startswith("# ") or badge(path.name) not in title:
+        yield f"no title with the Colab badge of this notebook in cell 1: {remedy}"
+    if NEEDS.sub("NEEDS = []", cell) != BOOTSTRAP_CELL:
+        yield f"cell 2 is not the bootstrap cell: {remedy}"
+        return
+    needs = set(needs_of(cell))
+    if unknown := needs - set(LOWER_BOUNDS):
+        yield f"NEEDS names {', '.join(sorted(unknown))}, which LOWER_BOUNDS does not: {remedy}"
+    code = [source_of(cell) for cell in cells if cell["cell_type"] == "code"]
+    imported = {name for source in code for name in imported_packages(source)}
+    for helper in helper_files(code, root):
+        imported |= imported_packages(helper.read_text(encoding="utf-8"), when_loaded=True)
+    known = {Requirement(bound).name for bound in LOWER_BOUNDS}
+    if missing := imported & known - {Requirement(need).name for need in needs}:
+        yield f"NEEDS leaves out {', '.join(sorted(missing))}, which the notebook or its helpers import"
+
+
+def _cell_faults(cell: dict[str, Any], folder: Path) -> Iterator[str]:
+    source = source_of(cell)
+    if TOKEN.search(source):
+        yield "an access token in the source"
+    if leak := re.search(HOME, source):
+        yield f"a path of one machine in the source: {leak[0]}"
+    if cell["cell_type"] == "markdown":
+        if re.search(r"!\[\s*\]\(|<img(?![^>]*\balt=\"[^\"])", source):
+            yield "an image without alt text"
+        yield from (f"a link to a file that is not there: {target}" for target in broken_links(source, folder))
+    printed = " ".join("".join("".join(output.get("text", "")) for output in cell.get("outputs", [])).split())
+    for output in cell.get("outputs", []):
+        if output["output_type"] == "error" and "raises-exception" not in tags_of(cell):
+            yield f"an error in the outputs: {output['ename']}: {output['evalue']}"
+        if output.get("name") == "stderr":
+            yield f"text on stderr: {''.join(output['text']).strip().splitlines()[-1][:100]}"
+        data = output.get("data", {})
+        # Encoded images are left out: any short pattern comes up in them by chance.
+        texts = [output.get("text", ""), *(text for kind, text in data.items() if not kind.startswith("image/"))]
+        shown = "\n".join(json.dumps(text) if isinstance(text, dict) else "".join(text) for text in texts)
+        if leak := TOKEN.search(shown) or MACHINE.search(shown):
+            yield f"a path, address or token of one machine in the outputs: {leak.group()}"
+        for kind in data:
+            alt = output.get("metadata", {}).get(kind, {}).get("alt", "") if kind.startswith("image/") else "none due"
+            if not alt.strip():
+                yield "a figure without alt text: show it through helpers.figures"
+            elif kind.startswith("image/") and " ".join(alt.split()) not in printed:
+                yield "a figure whose alt text is not printed below it: show it through helpers.figures"
+
+
+def broken_links(text: str, folder: Path) -> list[str]:
+    """The relative links of a Markdown text in `folder` that lead to no file; code and formulas hold none."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", "", text, flags=re.DOTALL)
+    targets = ["".join(found) for found in LINK.findall(prose)]
+    relative = [target for target in targets if not re.match(r"[a-z]+:|#", target)]
+    return [target for target in relative if not (folder / unquote(target.split("#")[0])).exists()]
+
+
+def imported_packages(source: str, when_loaded: bool = False) -> set[str]:
+    """Names of the packages that a piece of code imports, as on the package index; when_loaded: not in functions."""
+    names = set()
+    with suppress(SyntaxError):
+        tree = ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE))
+        for node in tree.body if when_loaded else ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module)
+    return {name.split(".")[0].replace("_", "-") for name in names}
+
+
+def sizes(paths: Sequence[Path]) -> str:
+    """A table of the notebooks' sizes: cells, lines of a code cell, the widest line of code, kB of the file."""
+    table = [f"{'':<34} cells  code  median lines  p90  widest line    kB"]
+    for path in paths:
+        with suppress(ValueError, KeyError):  # what is no notebook is told as a fault
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            code = [source_of(cell).splitlines() for cell in cells if cell["cell_type"] == "code"]
+            lines = sorted(map(len, code)) or [0]
+            widest = max((len(line) for source in code for line in source), default=0)
+            table.append(
+                f"{path.stem:<34} {len(cells):>5} {len(code):>5} {statistics.median(lines):>13g} "
+                f"{lines[int(0.9 * (len(lines) - 1))]:>4} {widest:>12} {path.stat().st_size / 1000:>5.0f}"
+            )
+    return "\n".join(table)
+
+
+def source_of(cell: dict[str, Any]) -> str:
+    """A cell's source; files hold it as one string or as a list of lines."""
+    return "".join(cell["source"])
+
+
+def tags_of(cell: dict[str, Any]) -> list[str]:
+    """A cell's tags."""
+    return cell.get("metadata", {}).get("tags", [])
