@@ -1,7 +1,11 @@
 """Reward functions for TRL: completions -> programs -> verdicts -> rewards.
 
-`extract_code` makes the program, `helpers.verifier` grades it, and `passes_tests` turns the verdict into 1.0 or 0.0.
+`extract_code` makes the program, `helpers.verifier` grades it, and `passes_tests` turns the verdict into 1.0 or 0.0,
+`fraction_of_tests` into a share. `compiles` and `is_one_code_block` look at the text alone, for use beside these.
 The prompt conventions are HumanEval's (arXiv 2107.03374): a prompt ends before the body of the function it asks for.
+
+GRPOTrainer takes several functions, and adds up what they give, each times its entry in GRPOConfig's `reward_weights`
+(1.0 where there are none); a None counts as nothing. In the logs each has its own `__name__`.
 """
 
 import ast
@@ -45,6 +49,50 @@ def passes_tests(
     return [reward_of(verdict) for verdict in graded]
 
 
+def fraction_of_tests(
+    prompts: Sequence,
+    completions: Sequence,
+    *,
+    test: Sequence[str],
+    entry_point: Sequence[str],
+    code_prompt: Sequence[str | None] | None = None,
+    **kwargs: object,
+) -> list[float | None]:
+    """Reward with the share of the asserts that hold, each judged by itself; None where grading broke down.
+
+    Columns and errors as for `passes_tests`. An assert that runs ten times counts ten times; one that the tests never
+    come to counts not at all, and a program that does not load earns 0.0. One that ends itself, or runs out of time or
+    memory, keeps what held until then and fails the rest; one that forges a message keeps nothing.
+    """
+    columns = {"test": test, "entry_point": entry_point, "code_prompt": code_prompt}
+    graded = verdicts(prompts, completions, **columns, each_assert=True)
+    return [None if verdict.outcome is Outcome.INFRASTRUCTURE_FAILED else verdict.share for verdict in graded]
+
+
+def compiles(
+    prompts: Sequence,
+    completions: Sequence,
+    *,
+    entry_point: Sequence[str],
+    code_prompt: Sequence[str | None] | None = None,
+    **kwargs: object,
+) -> list[float | None]:
+    """Reward 1.0 where the program is Python, 0.0 where it is not; nothing is run.
+
+    Columns and errors as for `passes_tests`. An empty body is Python too: only ever a small part of a reward.
+    """
+    rows = _rows(prompts, completions, entry_point=entry_point, code_prompt=code_prompt)
+    return [float(_error_line(_program(*row)[0]) is None) for row in rows]
+
+
+def is_one_code_block(completions: Sequence, **kwargs: object) -> list[float | None]:
+    """Reward 1.0 where a completion is one fenced block, Python's or of no named language, and nothing beside it.
+
+    A format that `helpers.problems.prompt_of` asks chat models for. It says nothing about what is in the block.
+    """
+    return [float(_is_one_block(_clean(_completion_text(completion)))) for completion in completions]
+
+
 def verdicts(
     prompts: Sequence,
     completions: Sequence,
@@ -56,14 +104,14 @@ def verdicts(
 ) -> list[Verdict]:
     """Grade each completion and say how it ended and why; `passes_tests` is made from this.
 
-    Takes the same columns, and `workers`, `timeout` and `memory` as `helpers.verifier.grade_programs` does.
+    Takes the same columns, and what `helpers.verifier.grade_programs` takes beside its items.
     """
-    code_prompts = [None] * len(completions) if code_prompt is None else code_prompt
-    columns = {"prompts": prompts, "test": test, "entry_point": entry_point, "code_prompt": code_prompts}
-    for name, column in columns.items():
-        _check_column(name, column, len(completions))
-    rows = zip(prompts, completions, test, entry_point, code_prompts, strict=True)
-    return grade_programs([_submission(*row) for row in rows], **limits)
+    rows = _rows(prompts, completions, entry_point=entry_point, code_prompt=code_prompt, test=test)
+    submissions = []
+    for prompt, completion, name, own_prompt, its_test in rows:
+        program, text = _program(prompt, completion, name, own_prompt)
+        submissions.append(Submission(program=program, prompt=text, test=its_test, entry_point=name))
+    return grade_programs(submissions, **limits)
 
 
 def reward_of(verdict: Verdict) -> float | None:
@@ -89,13 +137,30 @@ def extract_code(prompt: str, completion: str, entry_point: str) -> str:
     return next(filter(None, programs), prompt + fenced[0])
 
 
+def _rows(
+    prompts: Sequence,
+    completions: Sequence,
+    *,
+    entry_point: Sequence[str],
+    code_prompt: Sequence[str | None] | None,
+    **others: Sequence,
+) -> list[tuple]:
+    """(prompt, completion, entry point, code prompt or None, ...) for each completion, once all columns fit."""
+    code_prompts = [None] * len(completions) if code_prompt is None else code_prompt
+    columns = {"prompts": prompts, **others, "entry_point": entry_point, "code_prompt": code_prompts}
+    for name, column in columns.items():
+        _check_column(name, column, len(completions))
+    return list(zip(prompts, completions, entry_point, code_prompts, *others.values(), strict=True))
+
+
 def _check_column(name: str, column: Sequence, length: int) -> None:
     if isinstance(column, str) or len(column) != length:
         found = "one string" if isinstance(column, str) else len(column)
         raise ValueError(f"'{name}' must hold one entry for each of the {length} completions, not {found}.")
 
 
-def _submission(prompt: object, completion: object, test: str, entry_point: str, code_prompt: str | None) -> Submission:
+def _program(prompt: object, completion: object, entry_point: str, code_prompt: str | None) -> tuple[str, str]:
+    """The program of one row, and the problem's own text that it was made with."""
     if code_prompt is None:
         if not isinstance(prompt, str):
             raise ValueError(
@@ -103,8 +168,7 @@ def _submission(prompt: object, completion: object, test: str, entry_point: str,
                 "with each problem's own text."
             )
         code_prompt = prompt
-    program = extract_code(code_prompt, _completion_text(completion), entry_point)
-    return Submission(program=program, prompt=code_prompt, test=test, entry_point=entry_point)
+    return extract_code(code_prompt, _completion_text(completion), entry_point), code_prompt
 
 
 def _completion_text(completion: object) -> str:
@@ -125,6 +189,13 @@ def _message_text(content: object) -> str:
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""  # a message that only calls tools has no text
+
+
+def _is_one_block(text: str) -> bool:
+    lines = text.strip("\n ").split("\n")
+    fences = [(number, found[1].strip()) for number, line in enumerate(lines) if (found := FENCE.match(line))]
+    whole = [(0, ""), (len(lines) - 1, "")]
+    return [(at, "" if info in ("python", "py") and at == 0 else info) for at, info in fences] == whole
 
 
 def _unix_newlines(text: str) -> str:

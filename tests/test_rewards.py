@@ -1,14 +1,27 @@
 """Rewards: every form of a right answer is paid, nothing else is, and wrong columns are named."""
 
+import ast
 import re
 import textwrap
 from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from random_policy import arithmetic_problems, save_random_policy
 
-from helpers import rewards
+from helpers import rewards, train
 from helpers.problems import Problem, load_problems
-from helpers.rewards import extract_code, passes_tests, reward_of, verdicts
+from helpers.rewards import (
+    compiles,
+    extract_code,
+    fraction_of_tests,
+    is_one_code_block,
+    passes_tests,
+    reward_of,
+    verdicts,
+)
 from helpers.verifier import Outcome, Verdict, close_pool
 
 HUMANEVAL = load_problems("humaneval")
@@ -223,3 +236,216 @@ def test_wrong_columns_get_one_clear_sentence():
         passes_tests([PROMPT], [[{"role": "user", "content": "x"}]], test=[TEST], entry_point=["f"])
     with pytest.raises(ValueError, match="not NoneType"):
         passes_tests([PROMPT], [None], test=[TEST], entry_point=["f"])
+
+
+# --- the share of the asserts ----------------------------------------------------------------------------------------
+
+
+def share(program: str, check: str) -> float:
+    """What `fraction_of_tests` pays a program that defines `f` under a `check` of these lines."""
+    test = "def check(candidate):\n" + textwrap.indent(textwrap.dedent(check), "    ")
+    [reward] = fraction_of_tests(["def f(x):\n"], [textwrap.dedent(program)], test=[test], entry_point=["f"])
+    return reward
+
+
+FOUR = "assert candidate(0) == 0\nassert candidate(1) == 1\nassert candidate(2) == 4\nassert candidate(3) == 9\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("return x * x", 1.0),
+        ("return x", 0.5),
+        ("return 4", 0.25),  # the one before it failed, and it counts all the same
+        ("return 1 // x", 0.25),  # an assert whose call raises is one that does not hold
+        ("return None", 0.0),
+        ("if x == 2:\n    raise SystemExit(0)\nreturn x * x", 0.5),  # what held before the end is kept
+        ("if x == 2:\n    import os\n    os._exit(0)\nreturn x * x", 0.5),
+        ("raise SystemExit(0)", 0.0),
+    ],
+)
+def test_each_assert_counts_by_itself(body: str, expected: float):
+    assert share("def f(x):\n" + textwrap.indent(body, "    "), FOUR) == expected
+
+
+def test_programs_that_run_out_of_time_keep_what_held_before():
+    program = "def f(x):\n    while x == 1: pass\n    return x * x\n"
+    rows = {"test": ["def check(candidate):\n" + textwrap.indent(FOUR, "    ")], "entry_point": ["f"]}
+    [verdict] = verdicts(["def f(x):\n"], [program], **rows, each_assert=True, timeout=0.3)
+    assert (verdict.outcome, verdict.share) == (Outcome.TIMEOUT, 0.25)
+
+
+CHEATS = {
+    "exits while loading": "import sys\nsys.exit(0)\ndef f(x): pass\n",
+    "does not load": "def f(x):\n    return (\n",
+    "equals everything": "class Yes:\n    __eq__ = lambda *_: True\ndef f(x):\n    return Yes()\n",
+    "forges a message in the third call": (
+        "import os\ndef f(x):\n    if x == 2:\n        os.write(3, b'\\0\\0\\0\\4true')\n    return x * x\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_cheats_earn_no_share(name: str):
+    assert share(CHEATS[name], FOUR) == 0.0
+
+
+def test_loops_and_variables_of_the_tests_are_followed():
+    squares = "for x in range(10):\n    assert candidate(x) == x * x\n"
+    assert share("def f(x):\n    return x * x\n", squares) == 1.0
+    assert share("def f(x):\n    return x * x if x < 7 else 0\n", squares) == 0.7
+    helper = "twice = candidate(2)\nassert twice == 4\nassert candidate(3) == 9\n"
+    assert share("def f(x):\n    return 9\n", helper) == 0.5
+    # The assert that needs the lost variable fails with it; the other one stands by itself.
+    assert share("def f(x):\n    return 9 if x == 3 else 1 // 0\n", helper) == 0.5
+    nested = "for x in range(2):\n    y = candidate(x)\n    if y:\n        assert y == 1\nassert candidate(2) == 4\n"
+    assert share("def f(x):\n    return x * x\n", nested) == 1.0
+    assert share("def f(x):\n    return 2 * x\n", nested) == 0.5
+
+
+def test_every_humaneval_solution_holds_every_assert():
+    completions = [problem.canonical_solution for problem in HUMANEVAL]
+    assert fraction_of_tests([p.prompt for p in HUMANEVAL], completions, **columns(HUMANEVAL)) == [1.0] * 164
+
+
+class Tally(ast.NodeTransformer):
+    """Turns `assert x` into `tally(lambda: x)`: another way to count than the verifier's, for programs one trusts."""
+
+    def visit_Assert(self, node: ast.Assert) -> ast.Expr:
+        no_arguments = ast.arguments([], [], None, [], [], None, [])
+        call = ast.Call(ast.Name("tally", ast.Load()), [ast.Lambda(no_arguments, node.test)], [])
+        return ast.Expr(call)
+
+
+def share_of_nothing(problem: Problem) -> float:
+    """The share of a problem's asserts that hold for a function which returns None, counted in this process."""
+    held = []
+
+    def tally(claim: Callable[[], object]) -> None:
+        try:
+            held.append(bool(claim()))
+        except Exception:
+            held.append(False)
+
+    names = {"tally": tally}
+    exec(problem.prompt + "    pass\n", names)
+    exec(compile(ast.fix_missing_locations(Tally().visit(ast.parse(problem.test))), "<tests>", "exec"), names)
+    names["check"](names[problem.entry_point])
+    return sum(held) / len(held)
+
+
+def test_an_empty_body_earns_what_another_way_of_counting_gives_it():
+    expected = [share_of_nothing(problem) for problem in HUMANEVAL]
+    given = fraction_of_tests([p.prompt for p in HUMANEVAL], ["    pass\n"] * 164, **columns(HUMANEVAL))
+    assert given == pytest.approx(expected)
+    assert 0 < sum(earned > 0 for earned in given) < 164  # some tests hold `assert True`
+
+
+def test_a_broken_machine_gives_no_share(monkeypatch: pytest.MonkeyPatch):
+    broken = Verdict(Outcome.INFRASTRUCTURE_FAILED, "")
+    monkeypatch.setattr(rewards, "grade_programs", lambda items, **limits: [broken for _ in items])
+    assert fraction_of_tests([PROMPT], [BODY], test=[TEST], entry_point=["f"]) == [None]
+
+
+# --- rewards that look at the text alone -----------------------------------------------------------------------------
+
+
+def test_compiling_is_paid_and_nothing_is_run():
+    completions = [BODY, WHOLE, chat(WHOLE), "    return 0\n", "    raise SystemExit\n", "    return (", "No, sorry."]
+    given = compiles([PROMPT] * 7, completions, entry_point=["f"] * 7, test=[""] * 7)
+    assert given == [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]
+    words = [[{"role": "user", "content": "Please write it."}]]
+    answer = [[{"role": "assistant", "content": chat(WHOLE)}]]
+    assert compiles(words, answer, entry_point=["f"], code_prompt=[PROMPT]) == [1.0]
+    with pytest.raises(ValueError, match="'entry_point' must hold one entry"):
+        compiles([PROMPT], [BODY], entry_point=[])
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("```python\nx\n```", 1.0),
+        ("\n```py\nx\n\ny\n```\n<|im_end|>", 1.0),
+        ("```\nx\n```", 1.0),
+        ("Sure!\n```python\nx\n```", 0.0),
+        ("```python\nx\n```\nIt is fast.", 0.0),
+        ("```python\nx\n```\n```python\ny\n```", 0.0),
+        ("```python\nx", 0.0),
+        ("```javascript\nx\n```", 0.0),
+        ("x", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_one_code_block_and_nothing_else_is_paid(completion: str, expected: float):
+    assert is_one_code_block(completions=[completion], prompts=[PROMPT], completion_ids=[[1]]) == [expected]
+    message = [{"role": "assistant", "content": completion}]
+    assert is_one_code_block(completions=[message]) == [expected]
+
+
+# --- as TRL and the command line use them ----------------------------------------------------------------------------
+
+
+def test_the_command_line_lists_them_by_readable_names():
+    for reward in (passes_tests, fraction_of_tests, compiles, is_one_code_block):
+        assert train.find_reward(reward.__name__) is reward
+    with pytest.raises(train.CourseError, match="passes_tests, fraction_of_tests, compiles, is_one_code_block."):
+        train.find_reward("no_such_reward")
+
+
+def trained_once(folder: Path, reward_funcs: list[Callable], reward_weights: list[float] | None) -> SimpleNamespace:
+    """One step of a real GRPOTrainer on one prompt: its log, and what it kept of rewards and advantages."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from helpers.policy import load_policy
+
+    model, tokenizer = load_policy(save_random_policy(folder / "policy"))
+    problem = arithmetic_problems()[0]
+    config = GRPOConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=4,
+        max_steps=1,
+        logging_steps=1,
+        scale_rewards="none",
+        reward_weights=reward_weights,
+        report_to="none",
+        disable_tqdm=True,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        save_strategy="no",
+    )
+    row = {"prompt": problem.prompt, "test": problem.test, "entry_point": problem.entry_point}
+    trainer = GRPOTrainer(
+        model, reward_funcs, args=config, train_dataset=Dataset.from_list([row]), processing_class=tokenizer
+    )
+    trainer.train()
+    return SimpleNamespace(log=trainer.state.log_history[0], kept=trainer._logs)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("weights", [[1.0, 0.2, 0.1], None])
+def test_trl_adds_up_several_rewards_by_their_weights(tmp_path: Path, weights: list[float] | None):
+    """Whatever the random policy wrote, these four are graded: right, half right, Python, nothing of that."""
+    answers = ["    return a + b\n", "    return 9\n", "    return None\n", "    return (\n"]
+    test = "def check(candidate):\n    assert candidate(7, 2) == 9\n    assert candidate(1, 1) == 2\n"
+
+    def on_these(reward: Callable) -> Callable:
+        @wraps(reward)
+        def grade(prompts: list[str], completions: list[str], **given: object) -> list[float | None]:
+            result = reward(prompts=prompts, completions=answers, **given | {"test": [test] * 4})
+            return [*result[:3], None] if reward is fraction_of_tests else result
+
+        return grade
+
+    run = trained_once(tmp_path, [on_these(f) for f in (passes_tests, compiles, fraction_of_tests)], weights)
+    one, two, three = weights or [1.0, 1.0, 1.0]
+    # A None adds nothing; the others of that completion still count.
+    totals = [one + two + three, two + three / 2, two, 0.0]
+    mean = sum(totals) / 4
+    assert run.log["reward"] == pytest.approx(mean)
+    assert list(run.kept["advantages"]) == pytest.approx([total - mean for total in totals], abs=1e-6)
+    means = {name: run.log[f"rewards/{name}/mean"] for name in ("passes_tests", "compiles", "fraction_of_tests")}
+    assert means == pytest.approx({"passes_tests": 0.25, "compiles": 0.75, "fraction_of_tests": 0.5})
