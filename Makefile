@@ -89,9 +89,9 @@ lab: setup
 run: setup
 	@$(VENV_PYTHON) -m tools.notebooks run $(NOTEBOOKS)
 
-# Two calls: what tests/conftest.py sets is not meant for the notebooks' kernels.
+# Two calls: what tests/conftest.py sets is not meant for the notebooks' kernels, which also want both cores.
 test: setup
-	$(VENV_PYTHON) -m pytest --durations=10 tests
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --durations=10 tests
 	@rm -rf build/test; if ls notebooks/*.ipynb >/dev/null 2>&1; then set -x; \
 	    COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 \
 	        --durations=0 notebooks; \
