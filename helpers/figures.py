@@ -145,7 +145,8 @@ def verifier_errors(shares: pd.DataFrame) -> Figure:
     for y, row in enumerate(shares.to_numpy()):
         for x, share in enumerate(row):
             error = 0 if share != share else (1 - share if x == 0 else share)
-            box = {"facecolor": to_rgba(VERMILLION, 0.75 * error), "hatch": "//" if error else "", "edgecolor": "white"}
+            fill_in = to_rgba(VERMILLION, 0.2 + 0.55 * error if error else 0)  # one error in a hundred shows too
+            box = {"facecolor": fill_in, "hatch": "//" if error else "", "edgecolor": "white"}
             axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, **box))
             text = "not run" if share != share else _percent(share)
             axis.text(x, y, text, ha="center", va="center", fontsize=9, bbox={"facecolor": "white", "linewidth": 0})
@@ -337,15 +338,18 @@ def best_of_n_curves(curve: pd.DataFrame) -> Figure:
 
 
 def line_panels(panels: Mapping[str, pd.DataFrame], ylabel: str, *, log: bool = False) -> Figure:
-    """Panels side by side, title -> frame: a curve per column over the index, whose name is the x label."""
+    """Panels side by side, title -> frame: a curve per column over the index, whose name is the x label.
+
+    The sentence names each curve's ends and its highest point.
+    """
     fig, axes = plt.subplots(1, len(panels), figsize=(7, 3.6), sharey=True, squeeze=False, layout="constrained")
     words = []
     for axis, (title, frame) in zip(axes.flat, panels.items(), strict=True):
         for (label, values), (colour, marker, dash) in zip(frame.items(), STYLES, strict=False):
             mark = {"marker": marker, "markevery": max(1, len(frame) // 8)}
             axis.plot(frame.index, values, color=colour, linestyle=dash, label=label, **mark)
-            ends = f"{values.iloc[0]:.3g} at {frame.index[0]:.3g} to {values.iloc[-1]:.3g} at {frame.index[-1]:.3g}"
-            words.append(f"{title}, {label}: {ends}")
+            shown = dict.fromkeys((frame.index[0], values.idxmax(), frame.index[-1]))
+            words.append(f"{title}, {label}: " + ", ".join(f"{values[at]:.3g} at {at:.3g}" for at in shown))
         axis.set_title(title, fontsize=11)
         axis.set_xlabel(frame.index.name)
         axis.legend(frameon=False, handlelength=3, fontsize=9)
@@ -353,6 +357,7 @@ def line_panels(panels: Mapping[str, pd.DataFrame], ylabel: str, *, log: bool = 
     axes[0, 0].set_ylabel(ylabel)
     if log:
         axes[0, 0].set_yscale("log")
+        axes[0, 0].set_ylabel(f"{ylabel} (logarithmic)")
     fig.set_label(f"Curves of {ylabel}. {'; '.join(words)}.")
     return fig
 
@@ -372,6 +377,7 @@ def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = Fa
     axis.margins(y=0.12)
     if log:
         axis.set_yscale("log")
+        axis.set_ylabel(f"{ylabel} (logarithmic)")
     if frame.shape[1] > 1:
         axis.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     _plain(axis)

@@ -26,7 +26,7 @@ AFTER = {
     "problems": 200,
 }
 SHARES = pd.DataFrame(
-    [[0.0, np.nan, 1.0], [1.0, 0.0, 0.95], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]],
+    [[0.0, np.nan, 1.0], [1.0, 0.0, 0.95], [1.0, 0.0, 0.0], [1.0, 0.006, 0.0], [1.0, 0.0, 0.0]],
     index=["v0", "v1", "v2", "v3", "hardened"],
     columns=["right answers", "mutants", "cheats"],
 )
@@ -45,6 +45,14 @@ BEST_OF_N = pd.DataFrame(
         "score": [-0.1, 0.5, 1.25],
     }
 )
+ARCHES = pd.DataFrame({"two": [0.0, 0.5, 0.0], "four": [0.1, 0.875, 0.2]}, index=pd.Index([0.0, 0.5, 1.0], name="rate"))
+WEIGHTS = pd.DataFrame({"short": [0.125, 0.0625], "long": [0.042, 0.0625]}, index=["grpo", "dapo"])
+RATIOS = [0.5, 0.8, 1.0, 1.2, 1.5]
+QUADRANTS = {
+    1: pd.Series([-0.5, -0.8, -1.0, -1.2, -1.2], index=RATIOS),
+    -1: pd.Series([0.8, 0.8, 1.0, 1.2, 1.5], index=RATIOS),
+}
+REWARDS = pd.DataFrame({"step": [1, 2], "reward": [0.5, 0.8], "low": [0.4, 0.7], "high": [0.6, 0.9]})
 
 
 def history(steps):
@@ -82,6 +90,10 @@ def all_figures():
         "memory": figures.memory_bars(GIGABYTES, "Memory"),
         "accuracy": figures.accuracy_curves({"a": LABEL_CURVE, "b": LABEL_CURVE}),
         "best_of_n": figures.best_of_n_curves(BEST_OF_N),
+        "panels": figures.line_panels({"Signal": ARCHES}, "share of the groups"),
+        "bars": figures.grouped_bars(WEIGHTS, "weight", "Weights"),
+        "quadrants": figures.clip_quadrants(QUADRANTS, low=0.8, high=1.2),
+        "rewards": figures.reward_curves({name: REWARDS for name in ("by hand", "library")}),
     }
 
 
@@ -140,8 +152,8 @@ def test_bars_and_intervals_show_the_numbers_given(drawn):
 def test_a_verifier_s_errors_are_filled_and_its_right_decisions_are_not(drawn):
     boxes = drawn["verifier_errors"].axes[0].patches
     filled = [box.get_facecolor()[3] > 0.1 for box in boxes]
-    # v0 refuses right answers, v0 and v1 accept cheats; what was not run is no error.
-    assert [divmod(at, 3) for at, is_filled in enumerate(filled) if is_filled] == [(0, 0), (0, 2), (1, 2)]
+    # v0 refuses right answers, v0 and v1 accept cheats, v3 one mutant; what was not run is no error.
+    assert [divmod(at, 3) for at, is_filled in enumerate(filled) if is_filled] == [(0, 0), (0, 2), (1, 2), (3, 1)]
     assert [bool(box.get_hatch()) for box in boxes] == filled
     assert "v1: right answers 100 %, mutants 0 %, cheats 95 %" in drawn["verifier_errors"].get_label()
     assert "v0: right answers 0 %, mutants not run" in drawn["verifier_errors"].get_label()
@@ -235,3 +247,61 @@ def test_learned_reward_figures_show_the_numbers_given(drawn):
     assert list(score.lines[0].get_ydata()) == list(BEST_OF_N["score"])
     assert "goes from 42 % over 58 % at n = 4 to 31 %" in drawn["best_of_n"].get_label()
     assert list(drawn["accuracy"].axes[0].lines[0].get_ydata()) == [0.55, 0.75]
+
+
+def test_panels_show_each_curve_and_name_its_ends_and_its_peak(drawn):
+    axis = drawn["panels"].axes[0]
+    assert [list(line.get_ydata()) for line in axis.lines] == [[0, 0.5, 0], [0.1, 0.875, 0.2]]
+    assert axis.get_xlabel() == "rate" and len({line.get_linestyle() for line in axis.lines}) == 2
+    assert "Signal, four: 0.1 at 0, 0.875 at 0.5, 0.2 at 1." in drawn["panels"].get_label()
+    fig = figures.line_panels({"a": ARCHES[1:], "b": ARCHES}, "share", log=True)
+    assert [axis.get_yscale() for axis in fig.axes] == ["log"] * 2
+    assert fig.axes[0].get_ylabel() == "share (logarithmic)"
+    assert "a, two: 0.5 at 0.5, 0 at 1; " in fig.get_label(), "a peak at an end is named once"
+
+
+def test_grouped_bars_stand_side_by_side_with_their_values(drawn):
+    axis = drawn["bars"].axes[0]
+    bars = axis.patches
+    assert [bar.get_height() for bar in bars] == [0.125, 0.0625, 0.042, 0.0625]
+    assert [text.get_text() for text in axis.texts] == ["0.125", "0.0625", "0.042", "0.0625"]
+    assert [bar.get_hatch() for bar in bars[::2]] == ["", "//"]
+    left, right = bars[0], bars[2]
+    assert left.get_x() + left.get_width() < right.get_x(), "they do not overlap"
+    assert left.get_x() + right.get_x() + right.get_width() == pytest.approx(0), "they stand around their row's tick"
+    assert "grpo: short 0.125, long 0.042; dapo: short 0.0625" in drawn["bars"].get_label()
+    fig = figures.grouped_bars(WEIGHTS[["short"]], "weight", "One", log=True)
+    assert fig.axes[0].get_yscale() == "log" and fig.axes[0].get_legend() is None
+
+
+def test_a_token_strip_has_a_box_for_each_token_and_row():
+    tokens = [f"t{number}" for number in range(13)]  # two lines
+    fig = figures.token_strip(tokens, {"log-prob.": [-0.5] * 12 + [-1.0], "advantage": [0.25] * 13})
+    axis = fig.axes[0]
+    boxes = axis.patches
+    assert len(boxes) == 26
+    assert [to_hex(box.get_facecolor()).upper() for box in boxes[:2]] == [figures.VERMILLION, figures.BLUE]
+    shades = [box.get_facecolor()[3] for box in boxes]
+    assert shades[0] == pytest.approx(0.375) and shades[24] == shades[1] == pytest.approx(0.75)
+    shown = [text.get_text() for text in axis.texts]
+    assert [text for text in shown if text.startswith("t")] == tokens
+    assert shown.count("-0.50") == 12 and shown.count("-1.00") == 1 and shown.count("+0.25") == 13
+    centres = [box.get_y() + 0.46 for box in boxes]
+    assert list(axis.get_yticks()) == pytest.approx(sorted(set(centres)))
+    assert "log-prob. from -1.00 to -0.50; advantage from +0.25" in fig.get_label()
+
+
+def test_clipping_is_marked_where_the_loss_is_flat(drawn):
+    for axis, clipped in zip(drawn["quadrants"].axes, ([1.2, 1.5], [0.5, 0.8]), strict=True):
+        loss, flat = axis.lines[:2]
+        assert list(loss.get_xdata()) == RATIOS and list(flat.get_xdata()) == clipped
+        assert len(set(flat.get_ydata())) == 1
+        assert flat.get_color() != loss.get_color() and flat.get_linestyle() != loss.get_linestyle()
+
+
+def test_reward_curves_show_the_range_of_the_seeds(drawn):
+    axis = drawn["rewards"].axes[0]
+    assert list(axis.lines[0].get_ydata()) == [0.5, 0.8]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0.4, 0.9)
+    assert "with the range of the seeds: by hand from 50 % at 1 to 80 % at 2" in drawn["rewards"].get_label()
