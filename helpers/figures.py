@@ -433,8 +433,10 @@ def clip_quadrants(losses: Mapping[int, pd.Series], low: float, high: float) -> 
         box = {"facecolor": "white", "linewidth": 0, "pad": 1}
         below = {"ha": "center", "va": "bottom", "color": VERMILLION, "bbox": box}
         axis.text((edge + end) / 2, level + rise, "clipped:\ngradient 0", **below)
-        aside = {"ha": "right" if advantage > 0 else "left", "va": "top", "transform": axis.transAxes}
-        axis.text(0.97 if advantage > 0 else 0.03, 0.97, "never clipped\non the slope", color=BLUE, bbox=box, **aside)
+        # In the corner below the slope.
+        x, side = (0.03, "left") if advantage > 0 else (0.97, "right")
+        aside = {"ha": side, "va": "bottom", "transform": axis.transAxes}
+        axis.text(x, 0.12, "never clipped\non the slope", color=BLUE, bbox=box, **aside)
         axis.set_title(f"advantage {advantage:+d}: make it {'more' if advantage > 0 else 'less'} likely", fontsize=11)
         axis.set_xlabel("ratio, new probability over old")
         axis.set_ylabel("loss of the token")
