@@ -118,10 +118,14 @@ def train_reward_model(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
     *,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 1e-3,
     batch_size: int = 8,
 ) -> RewardModel:
-    """Train a reward model that starts from `policy`, all its weights, once through the pairs in their order."""
+    """Train a reward model that starts from `policy`, all its weights, once through the pairs in their order.
+
+    The rate was the best of 1e-4, 3e-4, 1e-3 and 2e-3 by pairwise accuracy, with 1,000 labels, noisy or not, on 200
+    training problems that gave no labels. At this rate more passes help where all labels are right, and hurt where not.
+    """
     model = RewardModel(policy).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     for start in range(0, len(pairs), batch_size):
@@ -171,13 +175,13 @@ def best_of_n(scores: Sequence[float], values: Sequence[float], n: int) -> float
 
 
 def best_of_n_curve(scores: Sequence[Sequence[float]], passed: Sequence[Sequence[bool]]) -> pd.DataFrame:
-    """One row per n: the mean score of the best by the reward model, how often it and the verifier's best pass.
+    """One row per n of SIZES that the samples allow: the best by score, its mean score and how often it passes.
 
-    Columns n, score, truth, low, high (95 % interval of the truth over problems), verifier.
+    Columns n, score, truth, low, high (95 % interval of the truth over problems), verifier (how often one of n passes).
     """
     rows = []
-    for n in SIZES:
-        pairs = list(zip(scores, passed, strict=True))
+    pairs = list(zip(scores, passed, strict=True))
+    for n in (size for size in SIZES if size <= min(map(len, scores))):
         truth = [best_of_n(group, right, n) for group, right in pairs]
         score = [best_of_n(group, group, n) for group, _ in pairs]
         verifier = [pass_at_k(len(right), sum(right), n) for _, right in pairs]

@@ -124,6 +124,12 @@ def test_best_of_n_by_the_truth_itself_is_pass_at_k():
     assert all(best_of_n(passed, passed, n) == pytest.approx(pass_at_k(64, 3, n)) for n in preferences.SIZES)
     curve = best_of_n_curve([passed] * 4, [passed] * 4)
     assert np.allclose(curve["truth"], curve["verifier"]) and np.allclose(curve["truth"], curve["score"])
+    assert list(curve["n"]) == list(preferences.SIZES)
+
+
+def test_a_curve_ends_where_the_samples_do():
+    passed = [[True, False] * 5, [False, True] * 6]
+    assert list(best_of_n_curve(passed, passed)["n"]) == [1, 2, 4, 8]
 
 
 def test_nothing_is_written_over(tmp_path, capsys):
