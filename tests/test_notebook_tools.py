@@ -309,6 +309,16 @@ FAULTY = {
 }
 
 
+def test_check_finds_the_folder_that_the_course_lay_in(sound, course, monkeypatch):
+    """Wherever that is: here in a place that no other rule knows."""
+    path, notebook = sound
+    monkeypatch.setattr(hygiene, "MACHINE", hygiene.TOKEN)
+    change(1, outputs=[stream("stdout", f"running {course.resolve()}/.venv/bin/python")])(notebook)
+    path.write_text(json.dumps(notebook))
+    [found] = hygiene.faults(path, course)
+    assert "a path, address or token of one machine in the outputs" in found
+
+
 @pytest.mark.parametrize("name", FAULTY)
 def test_check_finds(name, sound, course, capsys):
     path, notebook = sound

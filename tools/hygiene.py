@@ -129,7 +129,7 @@ def faults(path: Path, root: Path) -> Iterator[str]:
         where = f"cell {number} ({cell.get('id', 'no id')})"
         if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", ids[number - 1]) or ids.count(ids[number - 1]) > 1:
             yield f"{where}: an id that is missing, malformed or there twice"
-        yield from (f"{where}: {fault}" for fault in _cell_faults(cell, path.parent))
+        yield from (f"{where}: {fault}" for fault in _cell_faults(cell, path.parent, root))
 
 
 def _opening_faults(cells: Sequence[Any], path: Path, root: Path) -> Iterator[str]:
@@ -152,7 +152,7 @@ def _opening_faults(cells: Sequence[Any], path: Path, root: Path) -> Iterator[st
         yield f"NEEDS leaves out {', '.join(sorted(missing))}, which the notebook or its helpers import"
 
 
-def _cell_faults(cell: dict[str, Any], folder: Path) -> Iterator[str]:
+def _cell_faults(cell: dict[str, Any], folder: Path, root: Path) -> Iterator[str]:
     source = source_of(cell)
     if TOKEN.search(source):
         yield "an access token in the source"
@@ -172,7 +172,8 @@ def _cell_faults(cell: dict[str, Any], folder: Path) -> Iterator[str]:
         # Encoded images are left out: any short pattern comes up in them by chance.
         texts = [output.get("text", ""), *(text for kind, text in data.items() if not kind.startswith("image/"))]
         shown = "\n".join(json.dumps(text) if isinstance(text, dict) else "".join(text) for text in texts)
-        if leak := TOKEN.search(shown) or MACHINE.search(shown):
+        here = re.search(re.escape(str(root.resolve())), shown)
+        if leak := TOKEN.search(shown) or MACHINE.search(shown) or here:
             yield f"a path, address or token of one machine in the outputs: {leak.group()}"
         for kind in data:
             alt = output.get("metadata", {}).get(kind, {}).get("alt", "") if kind.startswith("image/") else "none due"
