@@ -185,17 +185,19 @@ def grading_times(seconds: Mapping[str, float], step: float, note: str) -> Figur
 
 
 def cheat_shares(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """The share of cheats over steps; `curves` is label -> share before each step."""
+    """The share of cheats over steps, logarithmic; `curves` is label -> share before each step."""
     fig, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for (label, shares), (colour, _, dash) in zip(curves.items(), STYLES, strict=False):
         axis.plot(shares, color=colour, linestyle=dash, linewidth=2, label=label)
     axis.legend(frameon=False, handlelength=3)
-    axis.set_ylim(0, 1.04)
+    axis.set_yscale("log")
+    axis.set_ylim(5e-4, 1.5)
+    axis.set_yticks([0.001, 0.01, 0.1, 1], ["0.1 %", "1 %", "10 %", "100 %"])
     axis.set_xlabel("step")
-    axis.set_ylabel("share of cheats")
-    axis.set_title("What a policy learns from two rewards", fontsize=11)
+    axis.set_ylabel("share of cheats (logarithmic)")
+    axis.set_title("The share of cheats while a policy learns", fontsize=11)
     _plain(axis)
-    ends = (f"{label} from {_percent(shares[0])} to {_percent(shares[-1])}" for label, shares in curves.items())
+    ends = (f"{label} from {100 * shares[0]:.2g} % to {100 * shares[-1]:.2g} %" for label, shares in curves.items())
     fig.set_label(f"Curves of the share of cheats over steps: {'; '.join(ends)}.")
     return fig
 
@@ -325,7 +327,7 @@ def best_of_n_curves(curve: pd.DataFrame) -> Figure:
     truth.set_ylabel("chosen completions that pass")
     truth.set_title("The truth, with 95 % interval", fontsize=11)
     score.set_ylabel("mean score of the chosen")
-    score.set_title("What the learned reward says", fontsize=11)
+    score.set_title("The learned score", fontsize=11)
     first, last = curve.iloc[0], curve.iloc[-1]
     best = curve.loc[curve["truth"].idxmax()]
     fig.set_label(
