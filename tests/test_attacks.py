@@ -21,6 +21,8 @@ HUMANEVAL = load_problems("humaneval")
 SOME = HUMANEVAL[:6]
 ROOT = Path(__file__).resolve().parent.parent
 ORDINARY = 12345  # a user id that owns nothing here
+GOOD = "def f(x):\n    return 6\n"
+SIX = attacks.EXPECTS_SIX
 FIT = "import sys, os; sys.exit(sys.version_info < (3, 11) or not os.access('helpers', os.R_OK))"
 
 
@@ -117,7 +119,17 @@ def test_an_answer_of_its_own_is_a_live_forgery():
         assert ("message of its own" in verdict.message) == (expected == 7)
 
 
-@pytest.mark.parametrize("changed", ["{5: [1]}", "[]", "{'x': 1}"])
+@pytest.mark.parametrize(("value", "passed"), [(7, True), (8, False)])
+def test_a_program_may_serve_the_grader_itself_but_not_the_farewell(value: int, passed: bool):
+    """The first line shows that the others are live."""
+    for farewell in ("'value', None", "'raised', ('ValueError', 'x')", "'raised', ('OSError', 'x')", "'unfit', 'x'"):
+        program = f"def f(x):\n{attacks.in_body(attacks.FAREWELL.format(value=value, farewell=farewell))}"
+        test = "def check(candidate):\n    assert candidate(1) == 7\n"
+        [verdict] = grade_programs([Submission(program, "", test, "f")])
+        assert verdict.outcome is (Outcome.PASSED if passed and "value" in farewell else Outcome.FAILED)
+
+
+@pytest.mark.parametrize("changed", ["{5: [1]}", "[]", "{'x': 1}", "{0.0: [1]}", "{-1: [1]}", "{True: [1]}"])
 def test_arguments_that_were_never_passed_cannot_be_changed(changed: str):
     answer = attacks.ANSWER.format(answers='[("value", 7)]')
     forged = answer.replace("{}))", f"{changed}))\n        import os; os.read(3, 1)")
@@ -130,6 +142,53 @@ def test_a_message_after_the_last_answer_is_no_pass():
     program = "import os\ndef f():\n    os.write(3, b'\\0\\0\\0\\1')\n    return 1\n"
     test = "def check(candidate):\n    assert candidate() == 1\n"
     assert grade_programs([Submission(program, "", test, "f")])[0].outcome is Outcome.FAILED
+
+
+def test_what_one_program_returned_takes_no_memory_from_the_next():
+    """In one judge, whose memory is limited: what the tests make of a value is gone when the next program comes."""
+    kept = "def check(candidate):\n    zeros = bytes(candidate())\n    assert zeros == 1, candidate()\n"
+    wanted = "def check(candidate):\n    assert bytes(candidate())\n"
+    program = "def f():\n    return 1_200_000_000  # {}\n"
+    batch = [Submission(program.format(number), "", test, "f") for number in range(3) for test in (kept, wanted)]
+    assert [str(verdict.outcome) for verdict in grade_programs(batch, workers=1)] == ["failed", "passed"] * 3
+
+
+def test_values_that_are_slow_to_judge_cost_one_time_out_each(monkeypatch: pytest.MonkeyPatch):
+    """Nothing is graded a second time, also where the judge hangs in one long call, and what stands beside passes."""
+    submitted = []
+    submit = pool.Worker.submit
+    monkeypatch.setattr(pool.Worker, "submit", lambda worker, job: submitted.append(job) or submit(worker, job))
+    slow = [
+        Submission(f"def f():\n    return {value}\n", "", f"def check(candidate):\n    {line}\n", "f")
+        for value, line in attacks.SLOW_TO_JUDGE.values()
+    ]
+    batch = [entry for item in slow for entry in (item, *right(SOME[:1]))]
+    assert outcomes(grade_programs(batch, timeout=0.2, workers=2)) == {"timeout": len(slow), "passed": len(slow)}
+    assert len(submitted) == len(slow) + 1  # the good ones are all the same
+
+
+def test_a_long_answer_does_not_outweigh_the_asserts_that_fail():
+    test = "def check(candidate):\n    for x in candidate(3):\n        assert x > 0\n"
+    test += "    for n in (1, 2):\n        assert candidate(n) == [n]\n    assert candidate(0) == []\n"
+    programs = ["def f(n):\n    return [1] * 1000\n", "def f(n):\n    return [n] * (n > 0)\n"]
+    verdicts = grade_programs([Submission(program, "", test, "f") for program in programs], each_assert=True)
+    assert [verdict.share for verdict in verdicts] == [0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    "program", ["#" + "\U0001f600" * 131_000, "'" + "\1" * 131_000 + "'", "#" + "\U0001f600" * 400_000]
+)
+def test_a_program_that_grows_on_the_way_spoils_no_batch(program: str):
+    batch = [Submission(f"{program}\n{GOOD}", "", SIX + "#" * 2_400_000, "f"), *right(SOME)]
+    first, *others = grade_programs(batch)
+    assert first.outcome is (Outcome.PASSED if len(program) < pool.MAX_PROGRAM else Outcome.ERROR)
+    assert outcomes(others) == {"passed": len(SOME)}
+
+
+def test_what_a_program_says_is_safe_to_print():
+    program = "def f(x):\n    raise ValueError('\\x1b[2J\\u202e\\ud800\\r\\n' + 'x' * 10**6)\n"
+    message = grade_programs([Submission(program, "", SIX, "f")])[0].message
+    assert message.isprintable() and len(message) <= 200
 
 
 @pytest.mark.parametrize("killer", [attacks.KILL_NURSERY, attacks.KILL_JUDGES], ids=["nursery", "judges"])

@@ -95,12 +95,6 @@ def test_tests_that_never_end_time_out(test: str):
     assert judge_one("def f(): return 1", test, timeout=0.2).outcome is Outcome.TIMEOUT
 
 
-def test_tests_that_hang_in_one_call_are_given_up():
-    verdict = judge_one("def f(): return 10**9", "assert sum(range(candidate() ** 9)) == 1", timeout=0.2)
-    assert verdict.outcome is Outcome.ERROR
-    assert grade_programs(right(SOME))[0].passed
-
-
 @pytest.mark.parametrize("ending", ["raise SystemExit", "import os; os._exit(0)", "return iter([])"])
 def test_tests_that_swallow_exceptions_do_not_turn_an_end_into_a_pass(ending: str):
     test = "try:\n    candidate()\nexcept BaseException:\n    pass"
@@ -232,7 +226,7 @@ def test_messages_say_why():
         "import no_such_module": "the program does not load: ModuleNotFoundError: No module named 'no_such_module'",
         "def f(x):\n    exit()": "stopped before the tests ended: SystemExit",
         "def f(x):\n    return object()": "the function returned a value of type object, which is not plain data",
-        "x" * (1 << 20): "the program is longer than 524288 characters",
+        "x" * (1 << 20): "the program is longer than 131072 characters",
     }
     for program, message in messages.items():
         assert judge_one(program, test).message == message

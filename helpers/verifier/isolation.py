@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 from verdict import LayerState, Limits
 
-LIBRARY = os.path.dirname(os.__file__)  # Python's own library: all that a program can read of the file system
+LIBRARY = os.path.dirname(os.__file__)  # Python's own library: all that a program can read of the file system,
+INSTALLED = ("site-packages", "dist-packages")  # but for what is installed in it: that may be a data set with its tests
 ONLY_FD = 3  # the socket to the judge; nothing else stays open above stderr
 MAX_OPEN_FILES = 32
 UNUSED_UID, NOBODY = 2_000_000_000, 65534  # the first plus a process id: a user with no file and no other process
@@ -33,15 +34,8 @@ LINUX = sys.platform.startswith("linux")
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 1 << 17, 1 << 27, 1 << 28, 1 << 30
-MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH, MOUNT_ATTR_RDONLY, AT_FDCWD, AT_RECURSIVE = (
-    4096,
-    16384,
-    1 << 18,
-    2,
-    1,
-    -100,
-    32768,
-)
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 1 << 12, 1 << 14, 1 << 18, 2
+MOUNT_ATTR_RDONLY, AT_FDCWD, AT_RECURSIVE = 1, -100, 1 << 15
 CAPABILITY_VERSION_3 = struct.pack("Ii", 0x20080522, 0)
 LANDLOCK_RULESET_VERSION, LANDLOCK_PATH_BENEATH, LANDLOCK_READ_FILE, LANDLOCK_READ_DIR = 1, 1, 1 << 2, 1 << 3
 # Numbers of system calls that the C library does not offer; where there are two, for x86-64 and aarch64.
@@ -181,6 +175,9 @@ def _mount_namespace(_: Cage) -> None:
     _call(_libc.mount, b"tmpfs", root, b"tmpfs", 0, b"size=64k,mode=755")
     os.makedirs(root + library)
     _call(_libc.mount, library, root + library, None, MS_BIND | MS_REC, None)
+    for name in INSTALLED:
+        if os.path.isdir(f"{LIBRARY}/{name}"):
+            _call(_libc.mount, b"tmpfs", root + library + f"/{name}".encode(), b"tmpfs", 0, b"size=4k")
     attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     _call(_libc.syscall, MOUNT_SETATTR, AT_FDCWD, root, AT_RECURSIVE, attributes, len(attributes))
     os.chdir(root)
@@ -214,16 +211,17 @@ def _limit_processes(_: Cage) -> None:
 
 
 def _landlock_ruleset() -> int:
-    """Refuse whatever this version of Landlock can refuse, and allow reading below LIBRARY again."""
+    """Refuse whatever this version of Landlock can refuse, and allow reading LIBRARY again, INSTALLED left out."""
     version = _call(_libc.syscall, LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_RULESET_VERSION)
     files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1  # the file rights that this version knows
     network, scopes = 3, 3  # TCP bind and connect, from version 4; abstract sockets and signals to others, from 6
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = _call(_libc.syscall, LANDLOCK_CREATE_RULESET, struct.pack("QQQ", files, network, scopes), size, 0)
-    library = os.open(LIBRARY, os.O_PATH)
-    rule = struct.pack("=Qi", LANDLOCK_READ_FILE | LANDLOCK_READ_DIR, library)
-    _call(_libc.syscall, LANDLOCK_ADD_RULE, ruleset, LANDLOCK_PATH_BENEATH, rule, 0)
-    os.close(library)
+    readable = {entry.path: LANDLOCK_READ_FILE for entry in os.scandir(LIBRARY) if entry.name not in INSTALLED}
+    for path, right in ({LIBRARY: LANDLOCK_READ_DIR} | readable).items():
+        opened = os.open(path, os.O_PATH)
+        _call(_libc.syscall, LANDLOCK_ADD_RULE, ruleset, LANDLOCK_PATH_BENEATH, struct.pack("=Qi", right, opened), 0)
+        os.close(opened)
     return ruleset
 
 

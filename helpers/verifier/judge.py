@@ -8,6 +8,7 @@ a value made here, and only `check` coming to its end here is a pass.
 
 import builtins
 import functools
+import gc
 import hashlib
 import os
 import random
@@ -33,6 +34,7 @@ OWN_MEMORY = 2 << 30  # bytes, against what tests make of a returned value
 OWN_CPU = 1.0  # seconds that the tests themselves may use, beyond what the program may
 LOOK_EVERY = 0.1  # seconds between two looks at the clocks, at most
 TESTS_FILE = "<tests>"
+ENDLESS_TESTS = "the tests did not come to an end with what it returned"
 # A program may raise built-in exceptions into the tests, by name, but StopIteration: raised within
 # `all(map(candidate, ...))` it would end the comparison early, as if it had held. The last two take more than a text.
 NOT_RAISABLE = (StopIteration, StopAsyncIteration, ExceptionGroup, UnicodeError)
@@ -62,8 +64,9 @@ class Candidate:
 
     def __init__(self, control: socket.socket, limits: Limits) -> None:
         self.stopped: Stop | None = None
-        self.called = False
+        self.calls = 0
         self.raised: Exception | None = None
+        self._ordering = False
         self._control, self._limits = control, limits
 
     def __enter__(self) -> "Candidate":
@@ -81,13 +84,18 @@ class Candidate:
             self._end_player()
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        self.called = True
+        self.calls += 1
         return self.ask("call", args, kwargs)
 
     def stop(self, reason: Stop) -> None:
         """End grading; only the first reason counts."""
         self.stopped = self.stopped or reason
         raise self.stopped
+
+    def expire(self, *_: object) -> None:
+        """End grading on a signal; on the next one, where an order to the nursery must not be cut short."""
+        if not self._ordering:
+            self.stop(Stop(Outcome.TIMEOUT, ENDLESS_TESTS))
 
     def ask(self, request: str, *details: object) -> object:
         """Send one request and return the value in its answer; an answer repeats the token of its request."""
@@ -105,7 +113,7 @@ class Candidate:
         except (EOFError, OSError):
             self.stop(self._why_gone())
         match answer:
-            case (str(told), kind, value, dict(changed)) if told == token and changed.keys() <= {*range(len(given))}:
+            case (str(told), kind, value, dict(changed)) if told == token and _are_places(changed, given):
                 for place, state in changed.items():
                     _write_back(given[place], state)
                 match kind, value:
@@ -120,6 +128,9 @@ class Candidate:
                         self.stop(Ended(Outcome.OUT_OF_MEMORY, "used more memory than it may"))
                     case "stopped", str(name):
                         self.stop(Ended(Outcome.ERROR, f"stopped before the tests ended: {name}"))
+        self.stop_forged()
+
+    def stop_forged(self) -> None:
         self.stop(Stop(Outcome.FAILED, "the program sent a message of its own in place of an answer"))
 
     def _look_at_clocks(self) -> None:
@@ -130,14 +141,17 @@ class Candidate:
 
     def _why_gone(self) -> Stop:
         status = self._end_player()
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == wire.NOT_CONFINED:
+        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if ended_by == wire.NOT_CONFINED:
             raise NurseryLost
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        if ended_by == signal.SIGXCPU:
             return Ended(Outcome.TIMEOUT, "used more processor time than it may")
         return Ended(Outcome.ERROR, "the program ended its own process before the tests ended")
 
     def _end_player(self) -> int:
         pid, self._pid = self._pid, 0
+        if not pid:
+            raise NurseryLost
         try:
             return self._order(wire.END)
         except NurseryLost:
@@ -145,11 +159,14 @@ class Candidate:
             raise
 
     def _order(self, operation: bytes, *descriptors: int) -> int:
+        self._ordering = True
         try:
             socket.send_fds(self._control, [wire.REQUEST.pack(operation, *self._limits)], descriptors)
             return wire.REPLY.unpack(self._control.recv(wire.REPLY.size, socket.MSG_WAITALL))[0]
         except (OSError, struct.error) as error:
             raise NurseryLost from error
+        finally:
+            self._ordering = False
 
 
 def grade(
@@ -159,15 +176,19 @@ def grade(
     program, prompt, test, entry_point = texts
     seed = hashlib.sha256(program.encode("utf-8", "surrogatepass")).hexdigest()
     random.seed(hashlib.sha256((test + seed).encode("utf-8", "surrogatepass")).hexdigest())
-    counts = tally.Counts()
+    candidate = Candidate(control, limits)
+    counts = tally.Counts(lambda: candidate.calls)
     try:
-        with Candidate(control, limits) as candidate, _own_time_limited(limits.cpu + OWN_CPU, candidate):
+        with candidate, _own_time_limited(limits.cpu + OWN_CPU, candidate):
             try:
                 candidate.ask("load", program, entry_point, seed)
             except Exception as error:
                 candidate.stop(Ended(Outcome.ERROR, f"the program does not load: {_text(error)}"))
             _run_tests(texts, candidate, counts, each_assert)
-            candidate.ask("end")  # a message that nobody asked for shows here in place of the farewell
+            try:
+                candidate.ask("end")  # a message that nobody asked for shows here in place of the farewell
+            except Exception:
+                candidate.stop_forged()
         if counts.held < counts.asserts:
             raise Ended(Outcome.FAILED, f"{counts.held} of {counts.asserts} asserts hold")
     except Ended as stop:
@@ -208,9 +229,10 @@ def _run_tests(texts: tuple[str, ...], candidate: Candidate, counts: tally.Count
     except (Stop, NurseryLost):
         raise
     except BaseException as error:
-        if check is None and not candidate.called:
+        if check is None and not candidate.calls:
             candidate.stop(Stop(BROKEN_TESTS, f"the prompt or the tests raise {_text(error)}"))
-        counts.failed += each_assert
+        if each_assert:
+            counts.add((0, 0), False)
         if isinstance(error, MemoryError):
             candidate.stop(Ended(Outcome.OUT_OF_MEMORY, "the tests ran out of memory over what it returned"))
         candidate.stop(Ended(Outcome.FAILED, _explain(error, candidate, test)))
@@ -220,16 +242,19 @@ def _run_tests(texts: tuple[str, ...], candidate: Candidate, counts: tally.Count
 
 @contextmanager
 def _own_time_limited(seconds: float, candidate: Candidate) -> Iterator[None]:
-    """Bound the tests' own processor time; where they hang in one long call, the second timer ends the judge."""
-    reason = Stop(Outcome.TIMEOUT, "the tests did not come to an end with what it returned")
-    signal.signal(signal.SIGPROF, lambda *_: candidate.stop(reason))
+    """Bound the tests' own processor time; where they hang in one long call, the second timer ends the judge.
+
+    The pool takes that end for a time-out, too.
+    """
+    signal.signal(signal.SIGPROF, candidate.expire)
     signal.setitimer(signal.ITIMER_PROF, seconds, 0.5)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds + 0.5)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # first, as the other's signal may still come in between
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)  # and forget the candidate, and all that it refers to
 
 
 def _write_back(mine: object, now: object) -> object:
@@ -251,10 +276,14 @@ def _write_back(mine: object, now: object) -> object:
     return mine
 
 
+def _are_places(keys: dict, given: list) -> bool:
+    return all(type(key) is int and 0 <= key < len(given) for key in keys)
+
+
 def _exception(name: str, text: str) -> Exception:
     kind = getattr(builtins, name, None)
     raisable = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, NOT_RAISABLE)
-    return (kind if raisable else RuntimeError)(_one_line(text))
+    return (kind if raisable else RuntimeError)(text)
 
 
 def _explain(error: BaseException, candidate: Candidate, test: str) -> str:
@@ -276,7 +305,8 @@ def _text(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]
+    """Whatever a program says, safe to print: no line breaks, terminal codes, or halves of characters."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text[:500].split())[:200])
 
 
 def main() -> None:
@@ -288,9 +318,11 @@ def main() -> None:
     with suppress(OSError, ValueError):  # not every system has this limit
         resource.setrlimit(resource.RLIMIT_AS, (OWN_MEMORY, OWN_MEMORY))
     with suppress(EOFError, OSError, NurseryLost):  # the parent sees the judge go, and starts both anew
+        gc.freeze()  # what is here stays: not to be looked through each time
         while True:
             texts, limits, each_assert = parent.receive()
             parent.send(grade(control, texts, Limits(*limits), each_assert))
+            gc.collect()  # what the tests made of one program's values does not count against the next one's
 
 
 if __name__ == "__main__":

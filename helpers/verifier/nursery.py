@@ -20,6 +20,8 @@ import socket
 import sys
 import types
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from warnings import catch_warnings
 
 _register, os.register_at_fork = os.register_at_fork, lambda **_: None  # random would seed itself anew in each player
 import random  # noqa: E402
@@ -38,6 +40,7 @@ NEEDED = (
     "abc array ast base64 binascii calendar cmath contextlib csv dataclasses decimal difflib enum fractions inspect io "
     "json locale numbers pprint queue random struct textwrap time timeit traceback types unicodedata warnings zlib"
 )
+MAX_TEXT = 10_000  # characters of an exception
 
 
 def prepare(cage: isolation.Cage, modules: Iterable[str]) -> None:
@@ -45,8 +48,9 @@ def prepare(cage: isolation.Cage, modules: Iterable[str]) -> None:
 
     What it cannot import is loaded beforehand. Raises ImportError where that does not help either.
     """
-    for name in (*WARM.split(), *modules):
+    for name in WARM.split():
         importlib.import_module(name)
+    _load_whole(modules)
     sys.path[:] = [isolation.LIBRARY, f"{isolation.LIBRARY}/lib-dynload"]
     _rehearse()
     detail = "imported as programs ask for it"
@@ -104,6 +108,15 @@ def _try_player(cage: isolation.Cage) -> list[str]:
     return missing
 
 
+def _load_whole(modules: Iterable[str]) -> None:
+    """Load modules, and the parts that they load when first asked for: a program may not read them from the disk."""
+    for name in modules:
+        module = importlib.import_module(name)
+        for part in dir(module):
+            with suppress(Exception), catch_warnings(action="ignore"):
+                getattr(module, part)
+
+
 def _import(name: str) -> bool:
     try:
         return bool(importlib.import_module(name))
@@ -115,14 +128,15 @@ def _fork_player(cage: isolation.Cage, fd: int, limits: Limits) -> int:
     pid = os.fork()
     if pid:
         return pid
-    code = wire.NOT_CONFINED
     try:
         isolation.take_only(fd)
         cage.confine(limits)
-        code = 0
+    except BaseException:
+        os.kill(os.getpid(), wire.NOT_CONFINED)
+    try:
         _answer_calls()
     finally:
-        os._exit(code)
+        os._exit(0)
 
 
 def _spawn_player(fd: int, limits: Limits) -> int:
@@ -176,7 +190,7 @@ def _guard(function: Callable, /, *args: object, **kwargs: object) -> tuple[str,
         if isinstance(error, MemoryError) or not isinstance(error, Exception):
             return "stopped", name
         try:
-            return "raised", (name, str.__str__(str(error))[:200])
+            return "raised", (name, str.__str__(str(error))[:MAX_TEXT])
         except BaseException:  # its own __str__ is untrusted too
             return "raised", (name, "")
 
@@ -184,8 +198,8 @@ def _guard(function: Callable, /, *args: object, **kwargs: object) -> tuple[str,
 def _load(program: str, entry_point: str, seed: str) -> object:
     """Run the program as a module, and return the function it should define."""
     random.seed(seed)
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed(int(seed[:8], 16))
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed(int(seed[:8], 16))
     module = types.ModuleType("solution")  # not __main__: a block under `if __name__ == "__main__"` does not run
     sys.modules["solution"] = module
     exec(compile(program, "<program>", "exec"), module.__dict__)
@@ -205,8 +219,9 @@ def main() -> None:
         return
     isolation.take_only(0)
     if command == "play":
-        for name in (*NEEDED.split(), *modules):
+        for name in NEEDED.split():
             _import(name)
+        _load_whole(modules)
         cage.limits = Limits(float(limits[0]), int(limits[1]), float(limits[2]))
         cage.enter()
         cage.try_on()

@@ -5,9 +5,11 @@ for all workers in one loop.
 """
 
 import atexit
+import importlib.util
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -38,9 +40,12 @@ KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # some interpreters d
 
 CPU_SECONDS = 2.0
 MEMORY_BYTES = 512 << 20
-MAX_PROGRAM = 1 << 19  # characters
+MAX_PROGRAM = 1 << 17  # characters, of up to 12 bytes each on the way
+MAX_TESTS = wire.MAX_BYTES - 13 * MAX_PROGRAM  # bytes of prompt and tests on the way
+MAX_SECONDS = 100_000
 JUDGE_SECONDS = 60.0  # on top of a program's own wall-clock limit; only a judge that hangs gets there
 EXIT_SECONDS = 2.0
+ENDLESS = (Outcome.TIMEOUT, "the tests did not come to an end with what it returned", 0, 0)
 Job = tuple[tuple[str, ...], Limits, bool]  # a submission's four texts; whether each assert counts by itself
 Result = tuple[str, str, int, int]  # outcome, message, asserts that held, asserts in all
 # Known to be right: where this cannot be graded either, the fault is not the program's.
@@ -77,11 +82,13 @@ class Worker:
         return self.sock is not None
 
     def collect(self) -> Result | None:
-        """Read the judge's result; None where grading broke, and both processes are to be started anew."""
+        """Read the judge's result; None where grading broke. Both processes are then to be started anew."""
         try:
             return self._channel.receive()
         except (OSError, EOFError, wire.WireError):
-            return self.stop()
+            judge = self._processes[0]
+            self.stop()
+            return ENDLESS if judge.returncode == -signal.SIGVTALRM else None
 
     def is_late(self) -> bool:
         """Whether the judge should have answered by now."""
@@ -103,6 +110,7 @@ class Worker:
         self._processes = []
 
     def _start(self) -> None:
+        self.stop()  # an interrupt may have kept it from coming to its end
         self.sock, judge_end = socket.socketpair()
         control, nursery_end = socket.socketpair()
         wire.wake_every(self.sock, 1.0)
@@ -167,7 +175,7 @@ class Pool:
         """Grade again what broke its grader, with fresh processes; tell a breaking program from a broken machine."""
         if result := self._grade_fresh(job):
             return result
-        control = self._grade_fresh(_job(CONTROL, limits_for()))
+        control = self._grade_fresh(_job(CONTROL, job[1]))
         if control and control[0] == Outcome.PASSED:
             return Outcome.ERROR, "broke the processes that graded it, twice, the second time alone", 0, 0
         self._failures += 1
@@ -213,11 +221,17 @@ def grade_programs(
     problem's own tests do not run, and GradingError where grading does not work on this machine.
     """
     setup, limits = Setup(_checked_mode(mode), tuple(modules)), limits_for(timeout, memory)
-    if timeout <= 0 or memory <= 0 or (workers is not None and workers < 1):
+    if not (0 < timeout <= MAX_SECONDS and 0 < memory < sys.maxsize) or (workers is not None and workers < 1):
         raise ValueError(f"workers, timeout and memory must be positive, not {workers}, {timeout} and {memory}.")
     too_long = Verdict(Outcome.ERROR, f"the program is longer than {MAX_PROGRAM} characters")
     verdicts = {item: too_long for item in items if len(item.program) > MAX_PROGRAM}
     distinct = [item for item in dict.fromkeys(items) if item not in verdicts]
+    for name in modules:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"modules: there is no module named '{name}' here.")
+    for prompt, test, entry_point in dict.fromkeys((item.prompt, item.test, item.entry_point) for item in distinct):
+        if 12 * (len(prompt) + len(test)) > MAX_TESTS and len(wire._encode((prompt, test))) > MAX_TESTS:
+            raise BrokenTestsError(f"The problem '{entry_point}' cannot be graded: its tests are longer than 2 MiB.")
     results = _pool.grade([_job(item, limits, each_assert) for item in distinct], workers or _cores(), setup)
     for item, (outcome, message, *counts) in zip(distinct, results, strict=True):
         if outcome == BROKEN_TESTS:
@@ -252,7 +266,7 @@ def isolation_report() -> Report:
 
 def limits_for(timeout: float = CPU_SECONDS, memory: int = MEMORY_BYTES) -> Limits:
     """Limits with a wall-clock backstop so generous that a busy machine changes no verdict."""
-    return Limits(cpu=timeout, memory=memory, wall=5.0 + 5.0 * timeout)
+    return Limits(cpu=timeout, memory=int(memory), wall=5.0 + 5.0 * timeout)
 
 
 def _job(item: Submission, limits: Limits, each_assert: bool = False) -> Job:

@@ -3,9 +3,13 @@
 An assert that fails or raises counts as failed. In `check`, so does any other statement that raises, save an
 assignment: its variables are unbound, so that the asserts which need them fail, and none holds on an old value. What
 stands in `try` or `with` is one statement, as an exception may be expected there.
+
+An assert in a loop counts again each time the function was called meanwhile. Without a call it stays one assert, which
+holds if it held each time: else a program that returns a long list, tested item by item, would outweigh its failures.
 """
 
 import ast
+from collections.abc import Callable
 
 COUNTS, CAUGHT = "__counts__", "__caught__"  # what the rewritten tests expect among their names
 BINDING = (ast.Assign, ast.AugAssign, ast.AnnAssign)
@@ -14,14 +18,26 @@ EXPECTING = (ast.With, ast.Try, ast.TryStar)
 
 
 class Counts:
-    """How many asserts held and failed, and how many assignments were lost to an exception."""
+    """Which asserts held, and how many assignments were lost to an exception. `calls` counts those of the function."""
 
-    held = failed = lost = 0
+    def __init__(self, calls: Callable[[], int]) -> None:
+        self.lost = 0
+        self._calls, self._results = calls, {}
+
+    def add(self, place: tuple[int, int], holds: bool) -> None:
+        """Count the assert that stands there in the tests."""
+        key = place, self._calls()
+        self._results[key] = holds and self._results.get(key, True)
+
+    @property
+    def held(self) -> int:
+        """Those that held."""
+        return sum(self._results.values())
 
     @property
     def asserts(self) -> int:
         """All that were executed; a loss that no assert noticed counts as one of them."""
-        return self.held + (self.failed or min(self.lost, 1))
+        return len(self._results) + (self.held == len(self._results) and self.lost > 0)
 
 
 def each_assert(test: str) -> ast.Module:
@@ -40,13 +56,14 @@ class _EachAssert(ast.NodeTransformer):
         self.generic_visit(node)
         self.in_check, self.expecting = outside
         if isinstance(node, ast.Assert):
-            return [node, _count("held")] if self.expecting else _attempt(node, [_count("failed")], [_count("held")])
+            holds = _count(node, True)
+            return [node, holds] if self.expecting else _attempt(node, [_count(node, False)], [holds])
         if self.expecting or not self.in_check:
             return node
         if isinstance(node, BINDING):
-            return _attempt(node, [_count("lost"), *_unbind(node)])
+            return _attempt(node, [*ast.parse(f"{COUNTS}.lost += 1").body, *_unbind(node)])
         if isinstance(node, (ast.Expr, *HOLDING_OTHERS, *EXPECTING)):
-            return _attempt(node, [_count("failed")])
+            return _attempt(node, [_count(node, False)])
         return node
 
 
@@ -55,8 +72,8 @@ def _attempt(statement: ast.stmt, failing: list[ast.stmt], holding: list[ast.stm
     return ast.copy_location(ast.Try([statement], [handler], list(holding), []), statement)
 
 
-def _count(field: str) -> ast.stmt:
-    return ast.parse(f"{COUNTS}.{field} += 1").body[0]
+def _count(node: ast.stmt, holds: bool) -> ast.stmt:
+    return ast.parse(f"{COUNTS}.add(({node.lineno}, {node.col_offset}), {holds})").body[0]
 
 
 def _unbind(statement: ast.stmt) -> list[ast.stmt]:

@@ -8,6 +8,7 @@ class or a memory address, so reading one cannot run anything (`pickle` and `mar
 import json
 import os
 import re
+import signal
 import socket
 import struct
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from contextlib import suppress
 REQUEST = struct.Struct(">cdQd")  # START, with the player's end of a socket, or END; and the Limits
 REPLY = struct.Struct(">q")  # the player's process id; how it ended, as os.waitpid says it
 START, END = b"S", b"E"
-NOT_CONFINED = 70  # exit code of a player on which a layer of isolation did not take
+NOT_CONFINED = signal.SIGUSR1  # ends a player on which a layer did not take; a confined program can send no signal
 # Between judge and player
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 100

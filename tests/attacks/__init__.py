@@ -89,6 +89,19 @@ while frame:
     frame = frame.f_back
 """
 
+# Takes over from the player once an answer is due, and says of the tests' end whatever it likes.
+FAREWELL = """
+import sys
+frame = sys._getframe()
+while "channel" not in frame.f_locals:
+    frame = frame.f_back
+channel, token = frame.f_locals["channel"], frame.f_locals["token"]
+channel.send((token, "value", {value}, {{}}))
+token = channel.receive()[0]
+channel.send((token, {farewell}, {{}}))
+channel.receive()
+"""
+
 # The nursery is the program's parent; the judges are children of the same process as the nursery is.
 KILL_NURSERY = "import os\nos.kill(os.getppid(), 9)\nimport time\ntime.sleep(0.2)\n"
 KILL_JUDGES = """
@@ -153,6 +166,32 @@ ON_SOME_PROBLEMS = {
     ),
     "answer by itself, then return": (in_body(ANSWER.format(answers='[("value", None)]')), {"failed"}),
     "answer with a verdict": (in_body(ANSWER.format(answers='[("passed", "all tests passed")]')), {"failed"}),
+    "serve the grader from its own loop": (
+        behind_body(
+            ANSWER.format(answers='[("value", None)]') + "channel = names['channel']\nwhile True:\n"
+            "    token = channel.receive()[0]\n    channel.send((token, 'value', True, {}))\n"
+        ),
+        {"failed"},
+    ),
+    "call its exception by another's name": (
+        in_body("class E(Exception): pass\nE.__module__, E.__name__ = 'builtins', 'StopIteration'\nraise E"),
+        {"failed"},
+    ),
+    "an exception whose class raises": (
+        in_body(
+            "class M(type):\n    __module__ = property(lambda cls: exit())\n"
+            "class E(Exception, metaclass=M): pass\nraise E"
+        ),
+        {"error"},
+    ),
+    "a number of numpy's that never ends": (
+        in_body("class N:\n    __module__, shape = 'numpy', ()\n    def item(self): return [self]\nreturn N()"),
+        {"failed"},
+    ),
+    "a list whose items never end": (
+        in_body("class L(list):\n    def __iter__(self):\n        while True: yield 'x' * 99999\nreturn L()"),
+        {"out_of_memory"},
+    ),
     "close the socket": (in_body("import os\nos.closerange(3, 64)"), {"error"}),
     "take memory at once": (in_body("return bytearray(4 << 30)"), {"out_of_memory"}),
     "take memory bit by bit": (in_body("x = []\nwhile True:\n    x.append(bytes(1 << 24))"), {"out_of_memory"}),
@@ -206,4 +245,16 @@ IN_ONE_PROCESS = {
         "def f(x):\n    raise StopIteration\n",
         "def check(candidate):\n    assert all(map(candidate, [1, 2]))\n",
     ),
+}
+
+# A value that is cheap to send, and a line of tests that it would keep busy for hours, or use up the memory of.
+SLOW_TO_JUDGE = {
+    "numbers of the same hash": ("[i * (2**61 - 1) for i in range(99_000)]", "assert len(set(candidate())) == 1"),
+    "texts to look for in each other": (
+        "[str(i) for i in range(300_000)]",
+        "xs = candidate(); assert [x for x in xs if x not in xs] == 1",
+    ),
+    "a number that is slow to count to": ("10**12", "assert sum(range(candidate())) == 1"),
+    "a text that is slow to match": ("'a' * 40 + 'b'", "import re; assert re.match('(a+)+$', candidate())"),
+    "a power of powers": ("9**300_000", "assert 3 ** candidate() == 1"),
 }

@@ -64,6 +64,12 @@ ATTACKS = {
     "read a file": Attack("return open('$FILE').read() == 'text'", FILES),
     "read its user's secrets": Attack("return bool(open('$HERE/secret').read())", f"{FILES}, unprivileged user"),
     "list a folder": Attack("import os\nreturn 'secret' in os.listdir('$HERE')", FILES),
+    "read what is installed beside Python's library": Attack(
+        "import os\nplace = os.path.dirname(os.__file__)\n"
+        "places = [os.walk(f'{place}/{name}-packages') for name in ('site', 'dist')]\n"
+        "return any(open(f'{d}/{f}', 'rb').read(1) for walk in places for d, _, files in walk for f in files)",
+        FILES,
+    ),
     "create a file": Attack("open('$HERE/new', 'x')\nreturn True", WRITES),
     "write into a file": Attack(
         "import os\nreturn os.write(os.open('$FILE', os.O_WRONLY), b'x') == 1", f"{WRITES}, file limits"
