@@ -19,6 +19,7 @@ from helpers.verifier import (
     Verdict,
     close_pool,
     grade_programs,
+    isolation_report,
     pool,
 )
 from tests import attacks
@@ -251,11 +252,44 @@ def test_a_machine_that_cannot_grade_gives_none_once_and_then_says_so(monkeypatc
 
 
 def test_wrong_settings_are_named():
-    for settings in ({"timeout": 0}, {"memory": -1}, {"workers": 0}):
+    for settings in ({"timeout": 0}, {"timeout": float("nan")}, {"memory": -1}, {"memory": 1 << 70}, {"workers": 0}):
         with pytest.raises(ValueError, match="must be positive"):
             grade_programs(right(SOME), **settings)
     with pytest.raises(ValueError, match="'fork' or 'spawn'"):
         grade_programs(right(SOME), mode="thread")
+    with pytest.raises(ValueError, match="no module named 'no_such_module'"):
+        grade_programs(right(SOME), modules=("no_such_module",))
+    with pytest.raises(BrokenTestsError, match="longer than 2 MiB"):
+        grade_programs([Submission("", "", "#" * (3 << 20), "f")])
+
+
+@pytest.mark.parametrize("mode", ["fork", "spawn"])
+def test_numpy_is_there_where_it_is_asked_for(mode: str):
+    program = "import numpy as np\ndef f(x):\n    return np.{}\n"
+    parts = {"arange(x).sum()": 6, "fft.fft([x])[0].real": 4, "linalg.det(np.eye(x))": 1, "random.rand() < 1": True}
+    test = "def check(candidate):\n    assert candidate(4) == {}\n"
+    batch = [Submission(program.format(part), "", test.format(value), "f") for part, value in parts.items()]
+    assert outcomes(grade_programs(batch, modules=("numpy",), mode=mode)) == {"passed": len(parts)}
+    chance = Submission(program.format("random.rand()"), "", "def check(c):\n    assert c(1) == 2, c(1)\n", "f")
+    first = grade_programs([chance], modules=("numpy",), mode=mode)
+    assert grade_programs([chance], modules=("numpy",), mode=mode) == first
+    assert outcomes(grade_programs(batch)) == {"error": len(parts)}
+
+
+def test_ranks_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):
+    alone = pool._cores()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert pool._cores() == max(1, alone // 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    assert pool._cores() == 1
+
+
+def test_the_report_is_a_table():
+    report = isolation_report()
+    lines = str(report).splitlines()
+    assert len(lines) == len(report)
+    for line, (name, state) in zip(lines, report.items(), strict=True):
+        assert line.startswith(name) and line[20:23].strip() == ("on" if state.on else "OFF")
 
 
 def test_several_threads_grade_at_a_time():
@@ -314,6 +348,27 @@ def test_no_process_is_left_after_the_end(ending: str):
     assert [pid for pid in pids if is_running(pid)] == []
 
 
+def test_no_thread_descriptor_or_file_is_left():
+    script = """
+        import os, sys, tempfile, threading
+        from helpers.verifier import Submission, close_pool, grade_programs
+        test = "def check(candidate): assert candidate() == 1"
+        endings = ("return 1", "import os; os._exit(0)", "return 1 << 9**9", "return open('/tmp/left', 'w')", "exit()")
+        programs = [f"def f():\\n    {ending}" for ending in endings]
+        def here():
+            return sorted(os.listdir("/proc/self/fd")), threading.active_count(), os.listdir(), os.listdir("/tmp")
+        def grade(**settings):
+            grade_programs([Submission(program, "", test, "f") for program in programs], workers=2, **settings)
+            close_pool()
+        grade()
+        before = here()
+        grade()
+        grade(mode="spawn")
+        print(here() == before)
+    """
+    assert run_script(script) == "True\n"
+
+
 def test_a_forked_child_grades_with_processes_of_its_own():
     script = """
         import os
@@ -346,6 +401,34 @@ def test_an_interrupt_while_grading_leaves_a_pool_that_works():
             print("interrupted", grade_programs([Submission("def f(): return 1", "", test, "f")])[0].outcome)
     """
     assert run_script(script) == "interrupted passed\n"
+
+
+def test_a_second_interrupt_while_the_first_is_seen_to_leaves_one_too():
+    script = """
+        import os, subprocess
+        from helpers.verifier import Submission, close_pool, grade_programs, pool
+        good = Submission("def f(): return 1", "", "def check(candidate): assert candidate() == 1", "f")
+        wait, interrupts = subprocess.Popen.wait, []
+        def interrupted(*arguments):
+            if interrupts:
+                interrupts.pop()
+                raise KeyboardInterrupt
+            return wait(*arguments)
+        subprocess.Popen.wait = interrupted
+        grade_programs([good])
+        for _ in range(2):
+            interrupts.append(1)
+            try:
+                close_pool()
+            except KeyboardInterrupt:
+                print("interrupted", grade_programs([good])[0].outcome, len(pool._pool._workers[0]._processes))
+        close_pool()
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            print("none left")
+    """
+    assert run_script(script) == "interrupted passed 2\n" * 2 + "none left\n"
 
 
 def test_it_loads_nothing_but_the_standard_library_and_quickly():
