@@ -189,7 +189,7 @@ def cheat_shares(curves: Mapping[str, Sequence[float]]) -> Figure:
     fig, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for (label, shares), (colour, _, dash) in zip(curves.items(), STYLES, strict=False):
         axis.plot(shares, color=colour, linestyle=dash, linewidth=2, label=label)
-    axis.legend(frameon=False, handlelength=3)
+    axis.legend(frameon=False, handlelength=3, loc="upper right", bbox_to_anchor=(1, 0.9))
     axis.set_yscale("log")
     axis.set_ylim(5e-4, 1.5)
     axis.set_yticks([0.001, 0.01, 0.1, 1], ["0.1 %", "1 %", "10 %", "100 %"])
@@ -197,7 +197,7 @@ def cheat_shares(curves: Mapping[str, Sequence[float]]) -> Figure:
     axis.set_ylabel("share of cheats (logarithmic)")
     axis.set_title("The share of cheats while a policy learns", fontsize=11)
     _plain(axis)
-    ends = (f"{label} from {100 * shares[0]:.2g} % to {100 * shares[-1]:.2g} %" for label, shares in curves.items())
+    ends = (f"{label} from {100 * shares[0]:.3g} % to {100 * shares[-1]:.3g} %" for label, shares in curves.items())
     fig.set_label(f"Curves of the share of cheats over steps: {'; '.join(ends)}.")
     return fig
 

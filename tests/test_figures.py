@@ -165,6 +165,8 @@ def test_grading_times_and_cheats_show_the_numbers_given(drawn):
     assert list(times.lines[0].get_xdata()) == [0.9, 0.9]
     assert [list(line.get_ydata()) for line in shares.lines] == [[0.02, 0.4, 0.9], [0.02, 0.01, 0.0]]
     assert len({line.get_linestyle() for line in shares.lines}) == 2
+    assert shares.get_yscale() == "log"  # a rare cheat that dies out and one that does not look alike otherwise
+    assert "a from 2 % to 90 %; b from 2 % to 0 %" in drawn["cheat_shares"].get_label()
 
 
 def test_learning_curves_show_each_step_and_a_mean_of_five(drawn):
