@@ -303,6 +303,12 @@ def test_loops_and_variables_of_the_tests_are_followed():
     assert share("def f(x):\n    return 2 * x\n", nested) == 0.5
 
 
+def test_tests_that_hold_no_assert_pay_for_passing():
+    by_itself = "if candidate(3) != 9:\n    raise AssertionError\n"
+    assert share("def f(x):\n    return x * x\n", by_itself) == 1.0
+    assert share("def f(x):\n    return x\n", by_itself) == 0.0
+
+
 def test_every_humaneval_solution_holds_every_assert():
     completions = [problem.canonical_solution for problem in HUMANEVAL]
     assert fraction_of_tests([p.prompt for p in HUMANEVAL], completions, **columns(HUMANEVAL)) == [1.0] * 164
