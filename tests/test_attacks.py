@@ -146,6 +146,10 @@ def test_a_message_after_the_last_answer_is_no_pass():
 
 def test_what_one_program_returned_takes_no_memory_from_the_next():
     """In one judge, whose memory is limited: what the tests make of a value is gone when the next program comes."""
+    try:
+        bytes(1_200_000_000)
+    except MemoryError:
+        pytest.skip("no such memory is to be had here")
     kept = "def check(candidate):\n    zeros = bytes(candidate())\n    assert zeros == 1, candidate()\n"
     wanted = "def check(candidate):\n    assert bytes(candidate())\n"
     program = "def f():\n    return 1_200_000_000  # {}\n"
@@ -244,10 +248,9 @@ def interpreter_for(user: dict, place: Path) -> str:
 def test_attacks_are_stopped_and_harm_nothing(found: dict):
     """With every layer that this machine offers; and the programs beside them get what is theirs."""
     ended, neighbours_passed, harmed = found["results"]["all"]
-    stoppable = [name for name in ended if {*found["stopped_by"][name]} & {*found["layers"]}]
-    assert [name for name in stoppable if ended[name] == "passed"] == []
+    assert [name for name in ended if ended[name] == "passed"] == []
     assert neighbours_passed and not harmed
-    assert len(stoppable) >= 30
+    assert len(ended) >= (30 if "seccomp" in found["layers"] else 3)
 
 
 def test_attacks_get_through_without_layers(found: dict):

@@ -353,10 +353,12 @@ def test_no_thread_descriptor_or_file_is_left():
         import os, sys, tempfile, threading
         from helpers.verifier import Submission, close_pool, grade_programs
         test = "def check(candidate): assert candidate() == 1"
-        endings = ("return 1", "import os; os._exit(0)", "return 1 << 9**9", "return open('/tmp/left', 'w')", "exit()")
+        os.chdir(tempfile.mkdtemp())
+        left = f"return open('{os.getcwd()}/left', 'w')"
+        endings = ("return 1", "import os; os._exit(0)", "return 1 << 9**9", left, "exit()")
         programs = [f"def f():\\n    {ending}" for ending in endings]
         def here():
-            return sorted(os.listdir("/proc/self/fd")), threading.active_count(), os.listdir(), os.listdir("/tmp")
+            return sorted(os.listdir("/proc/self/fd")), threading.active_count(), os.listdir()
         def grade(**settings):
             grade_programs([Submission(program, "", test, "f") for program in programs], workers=2, **settings)
             close_pool()
@@ -365,6 +367,7 @@ def test_no_thread_descriptor_or_file_is_left():
         grade()
         grade(mode="spawn")
         print(here() == before)
+        os.rmdir(os.getcwd())
     """
     assert run_script(script) == "True\n"
 

@@ -189,7 +189,7 @@ ON_SOME_PROBLEMS = {
         {"failed"},
     ),
     "a list whose items never end": (
-        in_body("class L(list):\n    def __iter__(self):\n        while True: yield 'x' * 99999\nreturn L()"),
+        in_body("class L(list):\n    def __iter__(self):\n        while True: yield bytes(1 << 24)\nreturn L()"),
         {"out_of_memory"},
     ),
     "close the socket": (in_body("import os\nos.closerange(3, 64)"), {"error"}),
