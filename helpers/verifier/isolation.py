@@ -73,6 +73,7 @@ class Cage:
         self.states: dict[str, LayerState] = {}
         self.limits = Limits(2.0, 1 << 29, 15.0)
         self.ruleset: int | None = None
+        self._taken: list[Callable[[Cage], object]] = []
         self._omit = omit
 
     def enter(self) -> None:
@@ -85,12 +86,16 @@ class Cage:
         """Put the other layers on the calling process, a player, as far as they go."""
         self._try(PLAYER_LAYERS)
 
+    def keep(self, states: dict[str, LayerState]) -> None:
+        """Keep to what took in a player before."""
+        self.states = states
+        self._taken = [layer.apply for layer in PLAYER_LAYERS if states[layer.name].on]
+
     def confine(self, limits: Limits) -> None:
         """Put on the calling process, a player, the layers that took before. Raises where one does not take now."""
         self.limits = limits
-        for layer in PLAYER_LAYERS:
-            if self.states[layer.name].on:
-                layer.apply(self)
+        for apply in self._taken:
+            apply(self)
 
     def _try(self, layers: Sequence[Layer]) -> None:
         for layer in layers:
@@ -217,8 +222,11 @@ def _landlock_ruleset() -> int:
     network, scopes = 3, 3  # TCP bind and connect, from version 4; abstract sockets and signals to others, from 6
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = _call(_libc.syscall, LANDLOCK_CREATE_RULESET, struct.pack("QQQ", files, network, scopes), size, 0)
-    readable = {entry.path: LANDLOCK_READ_FILE for entry in os.scandir(LIBRARY) if entry.name not in INSTALLED}
-    for path, right in ({LIBRARY: LANDLOCK_READ_DIR} | readable).items():
+    readable = {LIBRARY: LANDLOCK_READ_DIR | LANDLOCK_READ_FILE}
+    if any(os.path.isdir(f"{LIBRARY}/{name}") and os.listdir(f"{LIBRARY}/{name}") for name in INSTALLED):
+        readable = {entry.path: LANDLOCK_READ_FILE for entry in os.scandir(LIBRARY) if entry.name not in INSTALLED}
+        readable[LIBRARY] = LANDLOCK_READ_DIR
+    for path, right in readable.items():
         opened = os.open(path, os.O_PATH)
         _call(_libc.syscall, LANDLOCK_ADD_RULE, ruleset, LANDLOCK_PATH_BENEATH, struct.pack("=Qi", right, opened), 0)
         os.close(opened)

@@ -318,11 +318,11 @@ def main() -> None:
     with suppress(OSError, ValueError):  # not every system has this limit
         resource.setrlimit(resource.RLIMIT_AS, (OWN_MEMORY, OWN_MEMORY))
     with suppress(EOFError, OSError, NurseryLost):  # the parent sees the judge go, and starts both anew
-        gc.freeze()  # what is here stays: not to be looked through each time
         while True:
             texts, limits, each_assert = parent.receive()
             parent.send(grade(control, texts, Limits(*limits), each_assert))
             gc.collect()  # what the tests made of one program's values does not count against the next one's
+            gc.freeze()  # what is left then, modules that tests import, is not looked through each time
 
 
 if __name__ == "__main__":

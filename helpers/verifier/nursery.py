@@ -35,10 +35,11 @@ from verdict import LayerState, Limits  # noqa: E402
 del sys.path[0]  # nothing of ours on the path of a program under test
 
 # What solutions import most is loaded once, so that no player has to; the others must come when they are asked for.
-WARM = "bisect collections copy datetime functools hashlib heapq itertools math operator re statistics string typing"
+WARM = "bisect collections copy functools hashlib heapq itertools math operator re string typing"
 NEEDED = (
-    "abc array ast base64 binascii calendar cmath contextlib csv dataclasses decimal difflib enum fractions inspect io "
-    "json locale numbers pprint queue random struct textwrap time timeit traceback types unicodedata warnings zlib"
+    "abc array ast base64 binascii calendar cmath contextlib csv dataclasses datetime decimal difflib enum fractions "
+    "inspect io json locale numbers pprint queue random statistics struct textwrap time timeit traceback types "
+    "unicodedata warnings zlib"
 )
 MAX_TEXT = 10_000  # characters of an exception
 
@@ -81,11 +82,19 @@ def serve(control: socket.socket, start: Callable[[int, Limits], int]) -> None:
 
 def _rehearse() -> None:
     """Do here, once, what each player does first: it then shares memory that is in place, a third of its time."""
-    program = "import math\nfrom typing import List\ndef f(xs: List[int]) -> int:\n    return sum(x for x in xs)\n"
-    for _ in range(20):
-        token, details = wire.loads(wire.dumps(("0", [1, 2.5, "a", (None,), {"b": True}])))
-        _guard(_load, program, "f", token)
-        _guard(sum, details[:2])
+    ours, theirs = socket.socketpair()
+    if not os.fork():  # in the judge's place
+        ours.close()
+        channel = wire.Channel(theirs.fileno())
+        program = "import math\nfrom typing import List\ndef f(xs: List[int]) -> int:\n    return sum(x for x in xs)\n"
+        for request in [("load", program, "f", "0"), ("call", ([1, 2],), {}), ("call", ("a",), {}), ("end",)] * 20:
+            channel.send(("0", *request))
+            channel.receive()
+        os._exit(0)
+    theirs.close()
+    with ours, suppress(EOFError):
+        _answer_calls(ours.fileno())
+    os.wait()
     del sys.modules["solution"]
 
 
@@ -104,7 +113,7 @@ def _try_player(cage: isolation.Cage) -> list[str]:
     with ours:
         states, missing = wire.Channel(ours.fileno()).receive()
     os.waitpid(pid, 0)
-    cage.states = {name: LayerState(*state) for name, state in states.items()}
+    cage.keep({name: LayerState(*state) for name, state in states.items()})
     return missing
 
 
@@ -134,7 +143,7 @@ def _fork_player(cage: isolation.Cage, fd: int, limits: Limits) -> int:
     except BaseException:
         os.kill(os.getpid(), wire.NOT_CONFINED)
     try:
-        _answer_calls()
+        _answer_calls(isolation.ONLY_FD)
     finally:
         os._exit(0)
 
@@ -152,12 +161,12 @@ def _end_player(pid: int) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def _answer_calls() -> None:
+def _answer_calls(fd: int) -> None:
     """Load a program and call its function, as asked, and answer with the token of the request.
 
     An answer brings the arguments that the function changed along.
     """
-    channel, function = wire.Channel(isolation.ONLY_FD), None
+    channel, function = wire.Channel(fd), None
     while True:
         token, request, *details = channel.receive()
         kind, answer, held = "value", None, {}
@@ -225,7 +234,7 @@ def main() -> None:
         cage.limits = Limits(float(limits[0]), int(limits[1]), float(limits[2]))
         cage.enter()
         cage.try_on()
-        _answer_calls()
+        _answer_calls(isolation.ONLY_FD)
     start: Callable = _spawn_player
     if mode == "fork":
         prepare(cage, modules)

@@ -1,6 +1,5 @@
 """What goes into grading and what comes out of it."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -18,8 +17,7 @@ class Outcome(StrEnum):
     INFRASTRUCTURE_FAILED = "infrastructure_failed"  # a known good program cannot be graded here either
 
 
-@dataclass(frozen=True)
-class Submission:
+class Submission(NamedTuple):
     """One program to grade: the program, the problem's own prompt and tests, and the name of the function tested."""
 
     program: str
@@ -28,8 +26,7 @@ class Submission:
     entry_point: str
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """How grading ended, one line that says why, and, where each assert was judged by itself, how many held of all."""
 
     outcome: Outcome

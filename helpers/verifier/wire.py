@@ -32,6 +32,7 @@ PLAIN_BASES: dict[type, Callable] = {int: int.__int__, float: float.__float__, s
     kind: kind for kind in (tuple, dict, set, frozenset, bytes, complex)
 }
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_decode = json.JSONDecoder().scan_once  # what `json.loads` calls, without its search for white space
 
 
 class WireError(ValueError):
@@ -53,8 +54,19 @@ def dumps(value: object) -> bytes:
 def loads(body: bytes) -> object:
     """Rebuild plain data from bytes of unknown origin. Raises WireError for whatever `dumps` does not write."""
     try:
-        return _unpack(json.loads(body), MAX_DEPTH)
-    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:  # TypeError: unhashable keys
+        text = body.decode("ascii")
+        tree, end = _decode(text, 0)
+        if end < len(text):
+            raise WireError("a message with something behind it")
+        return _unpack(tree, MAX_DEPTH)
+    except (
+        ValueError,
+        StopIteration,
+        TypeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+    ) as error:  # TypeError: unhashable keys
         raise WireError("a message that cannot be read") from error
 
 
