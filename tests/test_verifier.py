@@ -1,5 +1,7 @@
 """The verifier: right programs pass, programs that cheat do not, and neither harms the next one."""
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -334,14 +336,29 @@ def is_running(pid: int) -> bool:
 
 def test_no_process_is_left_after_close():
     script = GRADE_AND_LIST + "close_pool()\nprint(len(mine), [pid for pid in mine if os.path.exists(f'/proc/{pid}')])"
-    assert run_script(script) == "4 []\n"
+    assert run_script(script) == "6 []\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks in /proc")
+def test_a_player_that_is_killed_before_its_turn_is_replaced():
+    good = right(SOME[:1])
+    assert grade_programs(good, workers=1)[0].passed
+    nursery = pool._pool._workers[0]._processes[1].pid
+    waiting = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(nursery)], capture_output=True, text=True
+    ).stdout.split()
+    for pid in map(int, waiting):
+        os.kill(pid, signal.SIGKILL)
+        while is_running(pid):
+            os.sched_yield()
+    assert waiting and grade_programs(good, workers=1)[0].passed
 
 
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "os.kill(os.getpid(), 9)"])
 def test_no_process_is_left_after_the_end(ending: str):
     command = [sys.executable, "-c", GRADE_AND_LIST + f"print(*mine, flush=True)\n{ending}"]
     pids = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120).stdout.split()
-    assert len(pids) == 4
+    assert len(pids) == 6  # two judges, two nurseries, and the players that are next
     deadline = time.monotonic() + 20
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -70,9 +70,8 @@ class Candidate:
         self._control, self._limits = control, limits
 
     def __enter__(self) -> "Candidate":
-        self._sock, theirs = socket.socketpair()
-        with theirs:
-            self._pid = self._order(wire.START, theirs.fileno())
+        self._pid, descriptors = self._order(wire.START)
+        self._sock = socket.socket(fileno=descriptors[0])
         wire.wake_every(self._sock, LOOK_EVERY)
         self._channel = wire.Channel(self._sock.fileno(), self._look_at_clocks)
         self._deadline = time.monotonic() + self._limits.wall
@@ -81,7 +80,8 @@ class Candidate:
     def __exit__(self, *_: object) -> None:
         self._sock.close()
         if self._pid:
-            self._end_player()
+            with suppress(OSError):  # the next order shows it
+                self._control.sendall(wire.REQUEST.pack(wire.DROP, *self._limits))
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         self.calls += 1
@@ -153,16 +153,17 @@ class Candidate:
         if not pid:
             raise NurseryLost
         try:
-            return self._order(wire.END)
+            return self._order(wire.END)[0]
         except NurseryLost:
             isolation.kill_player(pid)
             raise
 
-    def _order(self, operation: bytes, *descriptors: int) -> int:
+    def _order(self, operation: bytes) -> tuple[int, list[int]]:
         self._ordering = True
         try:
-            socket.send_fds(self._control, [wire.REQUEST.pack(operation, *self._limits)], descriptors)
-            return wire.REPLY.unpack(self._control.recv(wire.REPLY.size, socket.MSG_WAITALL))[0]
+            self._control.sendall(wire.REQUEST.pack(operation, *self._limits))
+            reply, descriptors, _, _ = socket.recv_fds(self._control, wire.REPLY.size, 1)
+            return *wire.REPLY.unpack(reply), descriptors
         except (OSError, struct.error) as error:
             raise NurseryLost from error
         finally:

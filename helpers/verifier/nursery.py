@@ -21,6 +21,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import NamedTuple
 from warnings import catch_warnings
 
 _register, os.register_at_fork = os.register_at_fork, lambda **_: None  # random would seed itself anew in each player
@@ -62,22 +63,43 @@ def prepare(cage: isolation.Cage, modules: Iterable[str]) -> None:
     cage.states["standard library"] = LayerState(True, detail)
 
 
+class Player(NamedTuple):
+    """A process that waits for a program, with these limits on it, and the judge's end of the socket to it."""
+
+    pid: int
+    sock: socket.socket
+    limits: Limits
+
+
 def serve(control: socket.socket, start: Callable[[int, Limits], int]) -> None:
-    """Start and end one player at a time, as the judge asks, until the judge is gone."""
-    pid = 0
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(control, wire.REQUEST.size, 1)
-        if not message:
-            break
+    """Hand over and end one player at a time, as the judge asks, until the judge is gone.
+
+    The next player is started while the judge is busy with the present one.
+    """
+    pid, ready = 0, None
+    while message := control.recv(wire.REQUEST.size, socket.MSG_WAITALL):
         operation, *limits = wire.REQUEST.unpack(message)
-        if operation == wire.START:
-            reply = pid = start(descriptors[0], Limits(*limits))
-            os.close(descriptors[0])
-        else:
-            pid, reply = 0, _end_player(pid)
-        control.sendall(wire.REPLY.pack(reply))
-    if pid:
-        _end_player(pid)
+        if operation != wire.START:
+            status, pid = _end_player(pid), 0
+            if operation == wire.END:
+                control.sendall(wire.REPLY.pack(status))
+            continue
+        if ready and os.waitpid(ready.pid, os.WNOHANG)[0]:  # killed, by a machine short of memory, say
+            ready = None
+        if ready and ready.limits != Limits(*limits):
+            ready = _end_player(ready.pid) and None
+        pid, sock, limits = ready or _start_player(start, Limits(*limits))
+        with sock:
+            socket.send_fds(control, [wire.REPLY.pack(pid)], [sock.fileno()])
+        ready = _start_player(start, limits)
+    for left in filter(None, (pid, ready and ready.pid)):
+        _end_player(left)
+
+
+def _start_player(start: Callable[[int, Limits], int], limits: Limits) -> Player:
+    judges, theirs = socket.socketpair()
+    with theirs:
+        return Player(start(theirs.fileno(), limits), judges, limits)
 
 
 def _rehearse() -> None:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 # Between judge and nursery
-REQUEST = struct.Struct(">cdQd")  # START, with the player's end of a socket, or END; and the Limits
-REPLY = struct.Struct(">q")  # the player's process id; how it ended, as os.waitpid says it
-START, END = b"S", b"E"
+REQUEST = struct.Struct(">cdQd")  # one of the three below, and the Limits
+REPLY = struct.Struct(">q")  # the player's process id, with one end of a socket to it; how it ended, as os.waitpid says
+START, END, DROP = b"S", b"E", b"D"  # DROP ends a player as END does, without a reply
 NOT_CONFINED = signal.SIGUSR1  # ends a player on which a layer did not take; a confined program can send no signal
 # Between judge and player
 MAX_BYTES = 4 << 20
