@@ -19,7 +19,7 @@ unexport MPLBACKEND
 # Tests and committed outputs are of the bundled model, also where a GPU would make notebook 04 choose a larger one.
 test outputs: export GRPO_PROFILE = tiny
 
-.PHONY: help setup lab run test lint outputs publish clean
+.PHONY: help setup lab run test lint bench outputs publish clean
 
 help:
 	@echo "make lab      open the course in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
@@ -27,11 +27,12 @@ help:
 	@echo "              replaces what the previous 'make run' wrote there, nothing else"
 	@echo "make test     run the tests, then every notebook"
 	@echo "make lint     check style, and that the committed notebook outputs are in order"
+	@echo "make bench    measure how fast programs are graded, beside other ways; six minutes, into build/bench/"
 	@echo "make outputs  execute the notebooks in place: refreshes the committed outputs"
 	@echo "make publish REPOSITORY=https://github.com/you/name [REF=a-tag]"
 	@echo "              write the course's address into its bootstrap cells and Colab badges"
 	@echo "make setup    only make .venv and install requirements.txt (the commands above do it where it is due)"
-	@echo "make clean    remove .venv, caches, and what run, test and outputs wrote below build/"
+	@echo "make clean    remove .venv, caches, and what run, test, outputs and bench wrote below build/"
 	@echo "NOTEBOOKS=... for run and outputs: only those whose names begin so, as in: make outputs NOTEBOOKS=04"
 	@echo "PYTHON=...    before or after any of them: the Python to make .venv with (3.11 to 3.13)"
 
@@ -102,6 +103,9 @@ lint: setup
 	$(VENV_PYTHON) -m ruff format --check helpers tests tools notebooks
 	$(VENV_PYTHON) -m tools.notebooks check
 
+bench: setup
+	@$(VENV_PYTHON) -m tools.benchmark
+
 outputs: setup
 	@$(VENV_PYTHON) -m tools.notebooks outputs $(NOTEBOOKS)
 
@@ -109,5 +113,5 @@ publish: setup
 	@$(VENV_PYTHON) -m tools.notebooks publish $(REPOSITORY) $(REF)
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build/run build/test build/outputs
+	rm -rf .venv .pytest_cache .ruff_cache build/run build/test build/outputs build/bench
 	find helpers tests tools notebooks -name __pycache__ -prune -exec rm -rf {} +

@@ -365,14 +365,14 @@ def line_panels(panels: Mapping[str, pd.DataFrame], ylabel: str, *, log: bool = 
 
 
 def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = False) -> Figure:
-    """Bars with their values above: a group per row, a bar per column."""
+    """Bars with their values above: a group per row, a bar per column; none for NaN."""
     fig, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
     width = 0.8 / frame.shape[1]
     looks = zip((SKY_BLUE, ORANGE, GREEN, PURPLE), ("", "//", "..", "xx"), strict=True)
     for number, ((label, values), (colour, hatch)) in enumerate(zip(frame.items(), looks, strict=False)):
         places = [x + width * (number + 0.5) - 0.4 for x in range(len(frame))]
         drawn = axis.bar(places, values, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=label)
-        axis.bar_label(drawn, [f"{value:.3g}" for value in values], fontsize=8, padding=1)
+        axis.bar_label(drawn, ["" if value != value else f"{value:.3g}" for value in values], fontsize=8, padding=1)
     axis.set_xticks(range(len(frame)), frame.index)
     axis.set_ylabel(ylabel)
     axis.set_title(title, fontsize=11)
@@ -384,7 +384,8 @@ def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = Fa
         axis.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     _plain(axis)
     rows = (
-        f"{name}: {', '.join(f'{label} {value:.3g}' for label, value in row.items())}" for name, row in frame.iterrows()
+        f"{name}: " + ", ".join(f"{at} {value:.3g}" for at, value in row.dropna().items())
+        for name, row in frame.iterrows()
     )
     fig.set_label(f"Bars of {ylabel}. {'; '.join(rows)}.")
     return fig
