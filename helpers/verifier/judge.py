@@ -26,7 +26,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # the interprete
 import isolation  # noqa: E402
 import tally  # noqa: E402
 import wire  # noqa: E402
-from verdict import BROKEN_TESTS, Limits, Outcome  # noqa: E402
+from verdict import BROKEN_TESTS, ENDLESS_TESTS, Limits, Outcome, Result  # noqa: E402
 
 del sys.path[0]
 
@@ -34,7 +34,6 @@ OWN_MEMORY = 2 << 30  # bytes, against what tests make of a returned value
 OWN_CPU = 1.0  # seconds that the tests themselves may use, beyond what the program may
 LOOK_EVERY = 0.1  # seconds between two looks at the clocks, at most
 TESTS_FILE = "<tests>"
-ENDLESS_TESTS = "the tests did not come to an end with what it returned"
 # A program may raise built-in exceptions into the tests, by name, but StopIteration: raised within
 # `all(map(candidate, ...))` it would end the comparison early, as if it had held. The last two take more than a text.
 NOT_RAISABLE = (StopIteration, StopAsyncIteration, ExceptionGroup, UnicodeError)
@@ -170,10 +169,8 @@ class Candidate:
             self._ordering = False
 
 
-def grade(
-    control: socket.socket, texts: tuple[str, ...], limits: Limits, each_assert: bool
-) -> tuple[str, str, int, int]:
-    """Grade one submission: outcome, message, asserts that held, asserts in all. Raises NurseryLost."""
+def grade(control: socket.socket, texts: tuple[str, ...], limits: Limits, each_assert: bool) -> Result:
+    """Grade one submission. Raises NurseryLost."""
     program, prompt, test, entry_point = texts
     seed = hashlib.sha256(program.encode("utf-8", "surrogatepass")).hexdigest()
     random.seed(hashlib.sha256((test + seed).encode("utf-8", "surrogatepass")).hexdigest())

@@ -23,11 +23,13 @@ from typing import NamedTuple
 from . import wire
 from .verdict import (
     BROKEN_TESTS,
+    ENDLESS_TESTS,
     BrokenTestsError,
     GradingError,
     LayerState,
     Limits,
     Outcome,
+    Result,
     Submission,
     Verdict,
 )
@@ -45,9 +47,7 @@ MAX_TESTS = wire.MAX_BYTES - 13 * MAX_PROGRAM  # bytes of prompt and tests on th
 MAX_SECONDS = 100_000
 JUDGE_SECONDS = 60.0  # on top of a program's own wall-clock limit; only a judge that hangs gets there
 EXIT_SECONDS = 2.0
-ENDLESS = (Outcome.TIMEOUT, "the tests did not come to an end with what it returned", 0, 0)
 Job = tuple[tuple[str, ...], Limits, bool]  # a submission's four texts; whether each assert counts by itself
-Result = tuple[str, str, int, int]  # outcome, message, asserts that held, asserts in all
 # Known to be right: where this cannot be graded either, the fault is not the program's.
 CONTROL = Submission(
     "def f(x):\n    return 2 * x\n", "", "def check(candidate):\n    assert candidate(21) == 42\n", "f"
@@ -88,7 +88,7 @@ class Worker:
         except (OSError, EOFError, wire.WireError):
             judge = self._processes[0]
             self.stop()
-            return ENDLESS if judge.returncode == -signal.SIGVTALRM else None
+            return (Outcome.TIMEOUT, ENDLESS_TESTS, 0, 0) if judge.returncode == -signal.SIGVTALRM else None
 
     def is_late(self) -> bool:
         """Whether the judge should have answered by now."""

@@ -4,6 +4,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 BROKEN_TESTS = "broken tests"  # what the judge says of a problem, not of a program; raised as BrokenTestsError
+ENDLESS_TESTS = "the tests did not come to an end with what it returned"
+Result = tuple[str, str, int, int]  # outcome, message, asserts that held, asserts in all
 
 
 class Outcome(StrEnum):
