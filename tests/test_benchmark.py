@@ -41,6 +41,10 @@ def test_a_measurement_fails_where_a_right_program_does(monkeypatch: pytest.Monk
         benchmark.measure("this verifier", 3, 2, True)
 
 
+def test_the_programs_own_work_is_in_milliseconds():
+    assert 0.01 < benchmark.own_work(repeats=1) < 100
+
+
 def test_programs_are_all_different():
     assert len({text for _, text in benchmark.workload(400, one_assert=False)}) == 400
 
