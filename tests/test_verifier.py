@@ -279,11 +279,24 @@ def test_numpy_is_there_where_it_is_asked_for(mode: str):
 
 
 def test_ranks_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):
-    alone = pool._cores()
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert pool._cores() == max(1, alone // 2)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
-    assert pool._cores() == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 4, 5, 6}, raising=False)
+    assert pool._cores() == [0, 2, 4, 5, 6]
+    for ranks, shares in ((2, [[0, 2], [4, 5]]), (8, [[0], [2], [4], [5], [6], [0]])):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        for rank, cores in enumerate(shares):
+            monkeypatch.setenv("LOCAL_RANK", str(rank))
+            assert pool._cores() == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no such thing here")
+def test_graders_stay_on_one_core_each_where_there_are_as_many_as_cores():
+    mine = os.sched_getaffinity(0)
+    for workers, expected in ((len(mine), 1), (1, len(mine))):
+        close_pool()
+        grade_programs(right(HUMANEVAL[: len(mine)]), workers=workers)
+        held = [[os.sched_getaffinity(p.pid) for p in worker._processes] for worker in pool._pool._workers]
+        assert {len(cores) for pair in held for cores in pair} == {expected}
+        assert len({min(pair[0]) for pair in held}) == len(held)
 
 
 def test_the_report_is_a_table():

@@ -39,7 +39,7 @@ MAX_SECONDS = 60.0
 ENOUGH_SECONDS = 10.0  # of one measurement
 MAX_PYTEST = 16  # one to three seconds each
 COLUMNS = ("what", "workers", "programs", "measured", "programs_per_s", "ms", "process_mib", "below_mib")
-CORES = pool._cores()
+CORES = len(pool._cores())
 ONE_ASSERT = Problem("one/0", "", "", "def check(candidate):\n    assert candidate(21) == 42\n", "f")
 Way = Callable[[list[tuple[Problem, str]], int], int]  # problems with solutions, and workers -> how many passed
 
