@@ -183,6 +183,23 @@ def test_same_batch_same_verdicts():
     assert min(outcomes(first).values()) >= 10
 
 
+def test_same_verdicts_on_a_busy_machine():
+    """Four processes for each core that never rest, and every program still gets the time that it may use."""
+    half = "def f():\n    import time\n    while time.process_time() < 0.4:\n        pass\n    return 1\n"
+    endless = "def f():\n    while True:\n        pass\n"
+    tests = "def check(candidate):\n    assert candidate() == 1\n"
+    batch = [*right(), *(Submission(program, "", tests, "f") for program in (half, endless))]
+    quiet = grade_programs(batch, timeout=0.8)
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * len(pool._cores()))]
+    try:
+        assert grade_programs(batch, timeout=0.8) == quiet
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+    assert outcomes(quiet) == {"passed": 165, "timeout": 1}
+
+
 def test_verdicts_come_in_the_order_of_the_items_and_equal_items_are_graded_once(monkeypatch: pytest.MonkeyPatch):
     submitted = []
     submit = pool.Worker.submit
