@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from verdict import LayerState, Limits
 
-LIBRARY = os.path.dirname(os.__file__)  # Python's own library: all that a program can read of the file system,
+STDLIB = os.path.dirname(os.__file__)  # Python's own library: all that a program can read of the file system,
 INSTALLED = ("site-packages", "dist-packages")  # but for what is installed in it: that may be a data set with its tests
 ONLY_FD = 3  # the socket to the judge; nothing else stays open above stderr
 MAX_OPEN_FILES = 32
@@ -170,18 +170,18 @@ def _user_namespace(_: Cage) -> None:
 
 
 def _mount_namespace(_: Cage) -> None:
-    """Put a read-only root that holds LIBRARY alone in place of the file system; it then needs no home folder's rights.
+    """Put a read-only root that holds STDLIB alone in place of the file system; it then needs no home folder's rights.
 
     It is built upon /proc, which every system has, and where no library can be.
     """
-    root, library = b"/proc", LIBRARY.encode()
+    root, library = b"/proc", STDLIB.encode()
     _call(_libc.unshare, CLONE_NEWNS)
     _call(_libc.mount, None, b"/", None, MS_REC | MS_PRIVATE, None)
     _call(_libc.mount, b"tmpfs", root, b"tmpfs", 0, b"size=64k,mode=755")
     os.makedirs(root + library)
     _call(_libc.mount, library, root + library, None, MS_BIND | MS_REC, None)
     for name in INSTALLED:
-        if os.path.isdir(f"{LIBRARY}/{name}"):
+        if os.path.isdir(f"{STDLIB}/{name}"):
             _call(_libc.mount, b"tmpfs", root + library + f"/{name}".encode(), b"tmpfs", 0, b"size=4k")
     attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     _call(_libc.syscall, MOUNT_SETATTR, AT_FDCWD, root, AT_RECURSIVE, attributes, len(attributes))
@@ -213,16 +213,16 @@ def _limit_processes(_: Cage) -> None:
 
 
 def _landlock_ruleset() -> int:
-    """Refuse whatever this version of Landlock can refuse, and allow reading LIBRARY again, INSTALLED left out."""
+    """Refuse whatever this version of Landlock can refuse, and allow reading STDLIB again, INSTALLED left out."""
     version = _call(_libc.syscall, LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_RULESET_VERSION)
     files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1  # the file rights that this version knows
     network, scopes = 3, 3  # TCP bind and connect, from version 4; abstract sockets and signals to others, from 6
     size = 8 if version < 4 else 16 if version < 6 else 24
     ruleset = _call(_libc.syscall, LANDLOCK_CREATE_RULESET, struct.pack("QQQ", files, network, scopes), size, 0)
-    readable = {LIBRARY: LANDLOCK_READ_DIR | LANDLOCK_READ_FILE}
-    if any(os.path.isdir(f"{LIBRARY}/{name}") and os.listdir(f"{LIBRARY}/{name}") for name in INSTALLED):
-        readable = {entry.path: LANDLOCK_READ_FILE for entry in os.scandir(LIBRARY) if entry.name not in INSTALLED}
-        readable[LIBRARY] = LANDLOCK_READ_DIR
+    readable = {STDLIB: LANDLOCK_READ_DIR | LANDLOCK_READ_FILE}
+    if any(os.path.isdir(f"{STDLIB}/{name}") and os.listdir(f"{STDLIB}/{name}") for name in INSTALLED):
+        readable = {entry.path: LANDLOCK_READ_FILE for entry in os.scandir(STDLIB) if entry.name not in INSTALLED}
+        readable[STDLIB] = LANDLOCK_READ_DIR
     for path, right in readable.items():
         opened = os.open(path, os.O_PATH)
         _call(_libc.syscall, LANDLOCK_ADD_RULE, ruleset, LANDLOCK_PATH_BENEATH, struct.pack("=Qi", right, opened), 0)

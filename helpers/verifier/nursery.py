@@ -53,7 +53,7 @@ def prepare(cage: isolation.Cage, modules: Iterable[str]) -> None:
     for name in WARM.split():
         importlib.import_module(name)
     _load_whole(modules)
-    sys.path[:] = [isolation.LIBRARY, f"{isolation.LIBRARY}/lib-dynload"]
+    sys.path[:] = [isolation.STDLIB, f"{isolation.STDLIB}/lib-dynload"]
     _rehearse()
     detail = "imported as programs ask for it"
     if missing := [name for name in _try_player(cage) if _import(name)]:  # what is not built here does not count
