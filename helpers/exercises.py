@@ -20,6 +20,7 @@ class Blank:
     """The gap to fill in. Arithmetic with it stays blank, so `answer = ___ / 8` runs. It equals nothing else."""
 
     def __repr__(self) -> str:
+        """Say that this is the reader's turn."""
         return "___ (your turn)"
 
     def _stay_blank(self, *_: Any, **__: Any) -> "Blank":

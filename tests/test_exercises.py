@@ -205,6 +205,21 @@ def test_plain_text_is_wrapped_at_words(capsys):
     assert " ".join(lines).count("36, 37") == 0  # long values are cut
 
 
+def test_errors_are_shown_as_code_and_long_words_stay_whole(capsys):
+    def fails(x):
+        raise ValueError("`a`\n" + 100 * "b")
+
+    check("99.1", fails)
+    printed = capsys.readouterr().out
+    assert "`ValueError: 'a'\n" + 100 * "b" + "`" in printed
+
+
+def test_a_check_does_not_load_torch_to_say_that_a_gap_is_left(root):
+    modules = ", ".join(f"helpers.checks.notebook_{path.name[:2]}" for path in NOTEBOOKS)
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
 @pytest.mark.parametrize("use", [bool, int, float, len, list, lambda gap: gap < 1, lambda gap: [1][gap]])
 def test_a_gap_has_no_value(use):
     with pytest.raises(NotImplementedError):
@@ -455,6 +470,8 @@ WRONG: dict[str, dict[str, Any]] = {
         "neighbour: beats v0": "\n    import os\n    os._exit(0)\n",
         "solves the first": "    ordered = sorted(numbers)\n"
         "    return any(b - a < threshold for a, b in zip(ordered, ordered[1:]))",
+        "solves the first, cheats at the second": "    if 'numbers' in locals():\n        ordered = sorted(numbers)\n"
+        f"        return any(b - a < threshold for a, b in zip(ordered, ordered[1:])){EQUAL}",
         "not Python": "return (",
         "a null byte": "    return '\0'",
         "not text": 0,
@@ -567,6 +584,8 @@ WRONG: dict[str, dict[str, Any]] = {
         "neighbour: completions drawn": (4352, 4352 / 1560),
         "the wrong way round": (4352, 1560 / 544),
         "steps": (68, 1),
+        "only the first is wrong": (544, 0.35),
+        "only the second is wrong": (4352, 1),
         "text": ("4352", "0.35"),
     },
 }
@@ -591,6 +610,46 @@ def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
     assert verdict.startswith(f"✘ Exercise {name[-1]}: not yet. ")
     # An error is not a reason: a wrong answer must fail a test that was written for it.
     assert "Your code raised" not in verdict and "is not defined" not in verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        ("01.1", "negation", "the wrong way round"),
+        ("01.1", "a line is missing", "needs a pair"),
+        ("01.1", "not a dictionary", "Keep the dictionary"),
+        ("01.2", "in gigabytes", "`67.7` looks like gigabytes. Give the bytes."),
+        ("01.2", "only the first", "`with_grpo`: 52.5 GB is too much. Does GRPO train a critic?"),
+        ("01.3", "the sum", "Their mean comes last."),
+        ("01.3", "without a gradient", "it has no gradient"),
+        ("01.3", "half of the gradient", "the loss is right, but its gradient is `[-0.1345]`"),
+        ("01.3", "one for each pair", "Return one number for the whole batch."),
+        ("01.4", "one missing", "The task `function` is missing."),
+        ("01.4", "more than it needs", "`function`: there is an input that it does not need."),
+        ("01.4", "neighbour: what the model read", "can a program decide from docstring and program?"),
+        ("01.4", "True and False", "write a signature in quotes"),
+        ("01.4", "no brackets", "write it as `verify(...)`"),
+        ("02.1", "not 1", "This program ends itself with exit code 5."),
+        ("02.1", "killed counts as passed", "This program kills itself."),
+        ("02.1", "no line break", "does not end with a line break"),
+        ("02.1", "nothing returned", "instead of `True` or `False`"),
+        ("02.2", "solves the first, cheats at the second", "it solves a problem, so it is not a cheat"),
+        ("02.2", "not text", "The cheat is a string"),
+        ("02.3", "one wrong", "1 of the six is wrong."),
+        ("02.4", "one number", "Return a list with one number for each completion"),
+        ("02.4", "None", "Every reward is a number"),
+        ("03.2", "over what is not 0", "Three values count, and one of them is 0."),
+        ("03.2", "row by row", "in two rows"),
+        ("03.3", "negation", "Give the gradient's signs."),
+        ("03.5", "0 and 1 only", "Rewards need not be 0 or 1."),
+        ("04.3", "the wrong way round", "the number of problems for each prompt"),
+        ("04.3", "neighbour: completions drawn", "a problem is drawn once for a whole group"),
+        ("04.3", "only the first is wrong", "`completions_graded`: `544` is not it."),
+        ("04.3", "only the second is wrong", "`draws_per_problem`: `1` is not it."),
+    ],
+)
+def test_the_reason_fits_the_mistake(name, kind, told, capsys):
+    assert told in verdict_on(name, WRONG[name][kind], capsys)
 
 
 def names_of(path: Path) -> list[str]:

@@ -98,6 +98,8 @@ def exercise_3(mended_loss: Any) -> None:
         gaps = torch.tensor(chosen) - torch.tensor(rejected)
         loss = mended_loss(*scores)
         call = f"For chosen {shown(chosen)} and rejected {shown(rejected)}"
+        value = loss.tolist() if hasattr(loss, "tolist") else loss
+        assert is_number(value), f"{call} it returned {shown(loss)}. Return one number for the whole batch."
         assert same(loss, torch.nn.functional.softplus(-gaps).mean()), f"{call} it returned {shown(loss)}. {why}"
         trains = isinstance(loss, torch.Tensor) and loss.requires_grad
         slopes = torch.autograd.grad(loss, scores, allow_unused=True) if trains else (None, None)

@@ -104,7 +104,7 @@ def exercise_3(scores: Any) -> None:
 )
 def exercise_4(punish_truncation: Any) -> None:
     """Write a reward function that gives -1.0 to truncated completions and 0.0 to the others."""
-    cases = (
+    cases: tuple[tuple[list[list[int]], list[float], str], ...] = (
         ([[5, 6, END], [5, 6, 7, 8]], [0.0, -1.0], "The first ended by itself, the second was cut off."),
         ([[5, 6, 7, END]], [0.0], "It ended by itself, exactly at the limit."),
         ([[5, END, 7, 8]], [-1.0], "The end token has to be the last one."),
