@@ -1,23 +1,26 @@
-"""check() for the exercises: it prints a verdict and never raises, so that Run All goes through.
+"""Check the exercises of the notebooks and give hints. Neither shows an answer, and `check` never raises.
 
-A stub holds `___` where something is missing, or raises NotImplementedError. A test is any callable that takes the
-answer and raises AssertionError with a hint. COURSE_STRICT=1 turns every verdict but "correct." into an AssertionError.
+The stub of an exercise has the gap `___` where something is missing, or raises NotImplementedError. It stands in one
+cell with its `check`, so every name that `check` needs exists, and Run All goes through. The tests and hints are in
+`helpers.checks`. If COURSE_STRICT is 1, every verdict except "correct." is raised as an AssertionError.
 """
 
-import math
+import importlib
+import inspect
 import os
+import textwrap
 import traceback
-from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-Test = Callable[[Any], None]
+from helpers.runtime import CourseError
 
 
 class Blank:
-    """The gap to fill in. Arithmetic with it stays blank, so that `answer = ___ / 8` runs; its value is nowhere."""
+    """The gap to fill in. Arithmetic with it stays blank, so `answer = ___ / 8` runs. It equals nothing else."""
 
     def __repr__(self) -> str:
+        """Say that this is the reader's turn."""
         return "___ (your turn)"
 
     def _stay_blank(self, *_: Any, **__: Any) -> "Blank":
@@ -33,90 +36,96 @@ class Blank:
 
 
 ___ = Blank()
+_HINTS_GIVEN: dict[str, int] = {}
 
 
-def check(name: str, answer: Any, *tests: Test) -> None:
-    """Print "not answered yet", "not yet. <why>" or "correct." for an answer, a value or a function.
+def check(name: str, *answers: Any) -> None:
+    """Show a verdict on the answers to one exercise: "correct.", "not yet." and why, or "not answered yet."
 
-    Raises AssertionError instead of printing anything but "correct." where COURSE_STRICT is 1.
+    `name` is the notebook and the exercise, as in "03.2". The answers are values or functions, in the order of the
+    exercise. Raises AssertionError if COURSE_STRICT is 1 and the verdict is not "correct."
+
+    >>> check("04.1", ___)
+    ○ Exercise 1: not answered yet. Fill in the gap `___`, then run this cell. For
+    a hint: `hint("04.1")`.
+    >>> check("04.1", lambda n, c, k: 1 - (1 - c / n) ** k)  # doctest: +ELLIPSIS
+    ✘ Exercise 1: not yet. ...
     """
-    verdict = _verdict(answer, tests)
-    if os.environ.get("COURSE_STRICT") == "1" and verdict != "correct.":
-        raise AssertionError(f"{name}: {verdict}")
-    print(f"{name}: {verdict}")
+    mark, verdict, text = _verdict(name, answers)
+    if os.environ.get("COURSE_STRICT") == "1" and mark != "✔":
+        raise AssertionError(f"{name}: {verdict} {text}")
+    _show(f"{mark} Exercise {str(name).rpartition('.')[2]}: {verdict}", text)
 
 
-def equals(expected: Any, hint: str, tolerance: float = 1e-6) -> Test:
-    """A test of a value: numbers within the tolerance, also inside lists and tensors. The hint does not tell it."""
-
-    def test(answer: Any) -> None:
-        assert _same(answer, expected, tolerance), hint
-
-    return test
-
-
-def returns(expected: Any, *arguments: Any, hint: str = "", tolerance: float = 1e-6) -> Test:
-    """A test of a function: called with the arguments it returns what is expected. Says what it returned."""
-
-    def test(function: Callable[..., Any]) -> None:
-        assert callable(function), f"This should be a function, and it is {_short(function)}."
-        result = function(*arguments)
-        call = f"{getattr(function, '__name__', 'your function')}({', '.join(_short(a) for a in arguments)})"
-        message = f"{call} gives {_short(result)} instead of {_short(expected)}. {hint}"
-        assert _same(result, expected, tolerance), message.strip()
-
-    return test
-
-
-def _verdict(answer: Any, tests: tuple[Test, ...]) -> str:
-    unanswered = "not answered yet. Fill in the gap and run the cell again."
-    if _holds_blank(answer):
-        return unanswered
+def hint(name: str) -> None:
+    """Show the next hint for an exercise. After the last hint they start again."""
     try:
-        for test in tests:
-            test(answer)
+        hints = _test_of(name).hints
+    except CourseError as error:
+        return _show("No hint.", str(error))
+    number = _HINTS_GIVEN[name] = _HINTS_GIVEN.get(name, 0) % len(hints) + 1
+    last = " This is the last hint. The solution is folded below the exercise." if number == len(hints) else ""
+    _show(f"Hint {number} of {len(hints)}.", hints[number - 1] + last)
+
+
+def _verdict(name: str, answers: tuple[Any, ...]) -> tuple[str, str, str]:
+    """Return the mark, the verdict and what else there is to say."""
+    try:
+        test = _test_of(name)
+        needed = inspect.signature(test).parameters
+        if len(answers) != len(needed):
+            raise CourseError(f'This exercise is checked with `check("{name}", {", ".join(needed)})`.')
+        if _holds_blank(answers):
+            raise NotImplementedError
+        test(*answers)
     except NotImplementedError:
-        return unanswered
+        return "○", "not answered yet.", f'Fill in the gap `___`, then run this cell. For a hint: `hint("{name}")`.'
+    except CourseError as error:
+        return "✘", "not checked.", str(error)
     except AssertionError as error:
-        return f"not yet. {str(error) or 'One of the tests does not hold.'}"
+        return "✘", "not yet.", str(error) or "An assertion in your code failed."
+    except NameError as error:
+        missing = f"`{error.name}` is not defined{_line_of(answers, error)}."
+        return "✘", "not yet.", f"{missing} Is it misspelt, or defined in a cell above that has not run?"
     except (Exception, SystemExit) as error:
-        return f"not yet. Your code raised {type(error).__name__}: {error}{_line_of(answer, error)}"
-    return "correct."
+        said = " ".join(f"{type(error).__name__}: {error}".replace("`", "'").split())
+        return "✘", "not yet.", f"Your code raised `{said}`{_line_of(answers, error)}."
+    return "✔", "correct.", ""
+
+
+def _test_of(name: str) -> Any:
+    """Return the function of `helpers.checks` that tests the answers. Its `hints` are a tuple of sentences."""
+    notebook, _, number = str(name).partition(".")
+    try:
+        return getattr(importlib.import_module(f"helpers.checks.notebook_{notebook}"), f"exercise_{number}")
+    except (ModuleNotFoundError, AttributeError):
+        raise CourseError(f'There is no exercise `{name}`. Names are notebook and exercise, as in "03.2".') from None
+
+
+def _show(title: str, text: str) -> None:
+    """Show both as Markdown with plain text beside it, or print the plain text where there is no notebook."""
+    from IPython import display, get_ipython
+
+    plain = textwrap.fill(f"{title} {text}", 79, break_long_words=False, break_on_hyphens=False)
+    if (shell := get_ipython()) is None:
+        return print(plain)
+    # The verdict tells the reader to call hint(), so it must work without an import.
+    shell.user_ns.setdefault("hint", hint)
+    display.display({"text/markdown": f"**{title}** {text}".rstrip(), "text/plain": plain}, raw=True)
 
 
 def _holds_blank(answer: Any) -> bool:
-    """Whether a gap is left: in a value, inside a list, tuple or dictionary, or named in a function's code."""
-    if isinstance(answer, Blank):
-        return True
-    if isinstance(answer, dict):
-        return any(_holds_blank(value) for value in answer.values())
-    if isinstance(answer, list | tuple):
-        return any(_holds_blank(value) for value in answer)
-    return _names_blank(getattr(answer, "__code__", None))
+    """Return whether a gap is left: as a value, inside a list, tuple or dictionary, or named in a function's code."""
+    code = getattr(answer, "__code__", answer)
+    if isinstance(code, CodeType):
+        return "___" in code.co_names or any(map(_holds_blank, code.co_consts))
+    if isinstance(answer, dict | list | tuple):
+        return any(map(_holds_blank, answer.values() if isinstance(answer, dict) else answer))
+    return isinstance(answer, Blank)
 
 
-def _names_blank(code: Any) -> bool:
-    if not isinstance(code, CodeType):
-        return False
-    return "___" in code.co_names or any(_names_blank(constant) for constant in code.co_consts)
-
-
-def _line_of(answer: Any, error: BaseException) -> str:
-    """Where in the reader's function the error came up: " (line 3 of the cell)", or nothing."""
-    file = getattr(getattr(answer, "__code__", None), "co_filename", None)
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+def _line_of(answers: tuple[Any, ...], error: BaseException) -> str:
+    """Return where the reader's code raised the error, as in " (line 3 of the cell)", or nothing."""
+    files = {getattr(getattr(answer, "__code__", None), "co_filename", None) for answer in answers}
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     return f" (line {lines[-1]} of the cell)" if lines else ""
-
-
-def _same(got: Any, expected: Any, tolerance: float) -> bool:
-    got, expected = (value.tolist() if hasattr(value, "tolist") else value for value in (got, expected))
-    if isinstance(expected, list | tuple) and isinstance(got, list | tuple):
-        return len(got) == len(expected) and all(map(_same, got, expected, [tolerance] * len(got)))
-    if type(expected) in (int, float) and type(got) in (int, float):
-        return math.isclose(got, expected, rel_tol=tolerance, abs_tol=tolerance)
-    return type(got) is type(expected) and got == expected
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

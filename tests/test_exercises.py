@@ -1,14 +1,54 @@
-"""check(): the verdict for open, wrong and right answers, and that it never raises unless it is asked to."""
+"""Exercises: the verdicts of check(), the hints, and that every test tells right answers from wrong ones."""
 
-import builtins
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from math import comb, log
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch.nn import functional as F
+from try_exercises import exercises, parts_of, solution_of, source_of, tagged
 
-from helpers.exercises import ___, check, equals, returns
+from helpers import exercises as course
+from helpers.checks import hints, is_number, returns, same, shown
+from helpers.exercises import ___, check, hint
+from helpers.runtime import CourseError
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+# --- check() and hint(), on small exercises of a notebook 99 ---
+
+
+@pytest.fixture(autouse=True)
+def notebook_99(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add the exercises 99.1 (half of a number), 99.2 (two numbers) and 99.3 (not possible on this machine)."""
+
+    @hints("First hint.", "Second hint.")
+    def exercise_1(half: Any) -> None:
+        returns(half, (4,), 2, "Divide by two.")
+
+    @hints("The only hint.")
+    def exercise_2(low: Any, high: Any) -> None:
+        assert low < high
+
+    def exercise_3(answer: Any) -> None:
+        raise CourseError("This needs Linux.")
+
+    module = ModuleType("helpers.checks.notebook_99")
+    vars(module).update(exercise_1=exercise_1, exercise_2=exercise_2, exercise_3=exercise_3)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(course, "_HINTS_GIVEN", {})
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
-    return capsys.readouterr().out.strip()
+    return " ".join(capsys.readouterr().out.split())
 
 
 def stub(x):
@@ -23,16 +63,20 @@ def gap_in_a_comprehension(x):
     return [___ for _ in range(x)]
 
 
-def half(x):
-    return x / 2
-
-
 def double(x):
     return 2 * x
 
 
 def careless(x):
     return [][x]
+
+
+def forgetful(x):
+    return x / devisor  # noqa: F821
+
+
+def silent(x):
+    x / 2
 
 
 def leaves(x):
@@ -43,59 +87,88 @@ def fails_an_assertion(x):
     raise AssertionError  # what an assert statement without a message raises
 
 
-IS_HALF = returns(2, 4, hint="Divide by two.")
-
-
 @pytest.mark.parametrize("answer", [stub, gap, gap_in_a_comprehension, ___, ___ / 8 + 1, [1, ___], {"a": (___,)}])
 def test_an_open_answer_is_not_answered_yet(answer, capsys):
-    check("Exercise 1", answer, IS_HALF)
-    assert said(capsys) == "Exercise 1: not answered yet. Fill in the gap and run the cell again."
+    check("99.1", answer)
+    told = 'Fill in the gap `___`, then run this cell. For a hint: `hint("99.1")`.'
+    assert said(capsys) == f"○ Exercise 1: not answered yet. {told}"
+
+
+def test_one_open_answer_of_two_is_not_answered_yet(capsys):
+    check("99.2", 1, ___)
+    assert "not answered yet" in said(capsys)
 
 
 def test_a_gap_that_reaches_a_number_is_not_answered_yet(capsys):
     hidden = ___
-    check("Exercise 1", lambda x: range(hidden), IS_HALF)
+    check("99.1", lambda x: range(hidden))
     assert "not answered yet" in said(capsys)
 
 
 @pytest.mark.parametrize(
     ("answer", "verdict"),
     [
-        (double, "not yet. double(4) gives 8 instead of 2. Divide by two."),
-        (7, "not yet. This should be a function, and it is 7."),
-        (fails_an_assertion, "not yet. One of the tests does not hold."),
-        (leaves, "not yet. Your code raised SystemExit: 0"),
+        (double, "not yet. `double(4)` returned `8`. Divide by two."),
+        (silent, "not yet. `silent(4)` returned `None`. Is a `return` missing?"),
+        (7, "not yet. This should be a function, but it is `7`."),
+        (fails_an_assertion, "not yet. An assertion in your code failed."),
+        (leaves, "not yet. Your code raised `SystemExit: 0`"),
+        (lambda: 2, "not yet. Your code raised `TypeError: "),
     ],
 )
 def test_a_wrong_answer_is_told_why(answer, verdict, capsys):
-    check("Exercise 1", answer, IS_HALF)
-    assert said(capsys).startswith(f"Exercise 1: {verdict}")
+    check("99.1", answer)
+    assert said(capsys).startswith(f"✘ Exercise 1: {verdict}")
 
 
 def test_an_error_in_the_answer_is_named_with_its_line(capsys):
-    check("Exercise 1", careless, IS_HALF)
+    check("99.1", careless)
     line = careless.__code__.co_firstlineno + 1
-    raised = "Your code raised IndexError: list index out of range"
-    assert said(capsys) == f"Exercise 1: not yet. {raised} (line {line} of the cell)"
+    raised = "Your code raised `IndexError: list index out of range`"
+    assert said(capsys) == f"✘ Exercise 1: not yet. {raised} (line {line} of the cell)."
 
 
-def test_the_first_test_that_fails_gives_the_hint(capsys):
-    check("Exercise 1", half, IS_HALF, returns(3, 4, hint="second"), returns(5, 4, hint="third"))
-    assert "second" in said(capsys)
+def test_an_undefined_name_gets_a_sentence(capsys):
+    check("99.1", forgetful)
+    where = f"(line {forgetful.__code__.co_firstlineno + 1} of the cell)"
+    asked = "Is it misspelt, or defined in a cell above that has not run?"
+    assert said(capsys) == f"✘ Exercise 1: not yet. `devisor` is not defined {where}. {asked}"
 
 
 def test_a_right_answer_is_correct(capsys):
-    assert check("Exercise 1", half, IS_HALF, returns(0.5, 1)) is None
-    assert said(capsys) == "Exercise 1: correct."
+    assert check("99.1", lambda x: x / 2) is None
+    assert said(capsys) == "✔ Exercise 1: correct."
+    check("99.2", 1, 2)
+    assert said(capsys) == "✔ Exercise 2: correct."
+
+
+@pytest.mark.parametrize("name", ["99.4", "98.1", "99", "", "1.1", "Exercise 1", 99.7, None])
+def test_an_unknown_name_gets_a_sentence(name, capsys):
+    for call in (lambda: check(name, 1), lambda: hint(name)):
+        call()
+        assert f'There is no exercise `{name}`. Names are notebook and exercise, as in "03.2".' in said(capsys)
+
+
+@pytest.mark.parametrize("answers", [(), (1,), (1, 2, 3)])
+def test_a_missing_answer_gets_a_sentence(answers, capsys):
+    check("99.2", *answers)
+    assert 'not checked. This exercise is checked with `check("99.2", low, high)`.' in said(capsys)
+
+
+def test_what_cannot_be_checked_here_is_said(capsys):
+    check("99.3", 1)
+    assert said(capsys) == "✘ Exercise 3: not checked. This needs Linux."
 
 
 @pytest.mark.parametrize("answer", [stub, double, careless, leaves])
 def test_strict_mode_raises_for_all_but_correct(answer, monkeypatch, capsys):
     monkeypatch.setenv("COURSE_STRICT", "1")
-    with pytest.raises(AssertionError, match="^Exercise 1: not "):
-        check("Exercise 1", answer, IS_HALF)
-    check("Exercise 1", half, IS_HALF)
-    assert said(capsys) == "Exercise 1: correct."
+    with pytest.raises(AssertionError, match="^99.1: not "):
+        check("99.1", answer)
+    with pytest.raises(AssertionError, match="^99.9: not checked"):
+        check("99.9", answer)
+    check("99.1", lambda x: x / 2)
+    assert said(capsys) == "✔ Exercise 1: correct."
 
 
 def test_an_interruption_goes_through():
@@ -103,17 +176,57 @@ def test_an_interruption_goes_through():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        check("Exercise 1", interrupted, IS_HALF)
+        check("99.1", interrupted)
 
 
-class Array:
-    """Stands for a tensor or array: anything with tolist()."""
+def test_hints_come_one_by_one_and_start_again(capsys):
+    last = "Hint 2 of 2. Second hint. This is the last hint. The solution is folded below the exercise."
+    for expected in ("Hint 1 of 2. First hint.", last, "Hint 1 of 2. First hint."):
+        hint("99.1")
+        assert said(capsys) == expected
 
-    def __init__(self, values):
-        self.values = values
 
-    def tolist(self):
-        return self.values
+def test_a_notebook_shows_markdown_with_plain_text_beside_it(monkeypatch):
+    shell, shown_there = SimpleNamespace(user_ns={}), []
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown_there.append((data, raw)))
+    check("99.1", double)
+    [(data, raw)] = shown_there
+    assert raw and data["text/markdown"] == ("**✘ Exercise 1: not yet.** `double(4)` returned `8`. Divide by two.")
+    assert data["text/plain"] == "✘ Exercise 1: not yet. `double(4)` returned `8`. Divide by two."
+    # The verdict names hint(), which no notebook imports.
+    assert shell.user_ns["hint"] is hint
+
+
+def test_plain_text_is_wrapped_at_words(capsys):
+    check("99.1", list(range(40)))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) < 80
+    assert " ".join(lines).count("36, 37") == 0  # long values are cut
+
+
+def test_errors_are_shown_as_code_and_long_words_stay_whole(capsys):
+    def fails(x):
+        raise ValueError("`a`\n" + 100 * "b")
+
+    check("99.1", fails)
+    printed = capsys.readouterr().out
+    assert "`ValueError: 'a'\n" + 100 * "b" + "`" in printed
+
+
+def test_a_check_does_not_load_torch_to_say_that_a_gap_is_left(root):
+    modules = ", ".join(f"helpers.checks.notebook_{path.name[:2]}" for path in NOTEBOOKS)
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+@pytest.mark.parametrize("use", [bool, int, float, len, list, lambda gap: gap < 1, lambda gap: [1][gap]])
+def test_a_gap_has_no_value(use):
+    with pytest.raises(NotImplementedError):
+        use(___)
+
+
+# --- the tools of helpers.checks ---
 
 
 @pytest.mark.parametrize(
@@ -122,33 +235,537 @@ class Array:
         (0.1 + 0.2, 0.3, True),
         (0.3001, 0.3, False),
         (2.0, 2, True),
+        (Fraction(9, 14), 9 / 14, True),
         (1, True, False),
+        (True, 1, False),
         (float("nan"), 0.3, False),
         ("0.3", 0.3, False),
         ([1, 2.0], (1.0, 2), True),
         ([1], [1, 2], False),
-        (Array([[0.5, 1.0]]), [[0.5, 1]], True),
-        (Array([0.5]), Array([0.6]), False),
+        (torch.tensor([[0.5, 1.0]]), [[0.5, 1]], True),
+        (torch.tensor([0.5]), torch.tensor([0.6]), False),
+        (torch.tensor(0.5), 0.5, True),
         ({"a"}, {"a"}, True),
         (None, None, True),
     ],
 )
-def test_values_are_compared_within_a_tolerance(answer, expected, right, capsys):
-    check("Exercise 1", answer, equals(expected, "Look again."))
-    assert said(capsys) == "Exercise 1: " + ("correct." if right else "not yet. Look again.")
+def test_values_are_compared_within_a_tolerance(answer, expected, right):
+    assert same(answer, expected) is right
 
 
-def test_the_tolerance_can_be_set(capsys):
-    check("Exercise 1", 0.33, equals(1 / 3, "Look again.", tolerance=0.01))
-    assert said(capsys) == "Exercise 1: correct."
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (9 / 14, "`0.6429`"),
+        ([1 / 3, None, 2], "`[0.3333, None, 2]`"),
+        (torch.tensor([1 / 3]), "`[0.3333]`"),
+        ("a`b", "`'a'b'`"),
+        (list(range(100)), f"`{str(list(range(100)))[:77]}...`"),
+    ],
+)
+def test_values_in_messages_are_rounded_and_cut(value, text):
+    assert shown(value) == text
 
 
-def test_long_values_are_cut_in_messages(capsys):
-    check("Exercise 1", builtins.list, returns([], range(1000)))
-    assert len(said(capsys)) < 200
+def test_a_function_that_changes_its_arguments_does_not_disturb_the_next_test():
+    numbers = [1, 2]
+    returns(lambda x: [x.pop()], (numbers,), [2], "")
+    assert numbers == [1, 2]
+    assert is_number(Fraction(1, 2)) and not is_number(True)
 
 
-@pytest.mark.parametrize("use", [bool, int, float, len, list, lambda gap: gap < 1, lambda gap: [1][gap]])
-def test_a_gap_has_no_value(use):
-    with pytest.raises(NotImplementedError):
-        use(___)
+# --- every exercise of the course ---
+
+SMALL, LARGE = 1_543_714_304, 7_615_616_512
+SETUPS = (
+    "PPO, learned reward, KL penalty",
+    "GRPO, learned reward, KL penalty",
+    "GRPO, verifier, KL penalty",
+    "GRPO, verifier, no KL penalty",
+)
+TASKS = ("equation", "function", "json", "poem", "proof", "apology")
+EQUATION, FUNCTION = "verify(answer, solution)", "verify(program, tests)"
+JSON, PROOF = "verify(text, schema)", "verify(proof, statement)"
+EQUAL = "\n    class Equal:\n        __eq__ = lambda self, other: True\n\n    return Equal()\n"
+END = 0
+
+
+def counted(*pairs: Any) -> dict[str, Any]:
+    return dict(zip(SETUPS, pairs, strict=True))
+
+
+def decided(*signatures: Any) -> dict[str, Any]:
+    return dict(zip(TASKS, signatures, strict=True))
+
+
+def v1(decide: Callable[[Any], Any], glue: str = "\n", call: str = "check({})") -> Callable[[Any, str], Any]:
+    """Make a verifier of one program from what it decides by, what follows the completion, and its last line."""
+
+    def my_v1(problem, completion):
+        program = f"{problem.prompt}{completion}{glue}{problem.test}\n{call.format(problem.entry_point)}\n"
+        command = [sys.executable, "-I", "-c", program]
+        return decide(subprocess.run(command, capture_output=True, text=True, timeout=3))
+
+    return my_v1
+
+
+def truncation(rule: Callable[[list[int]], Any]) -> Callable[..., list[Any]]:
+    return lambda completions, completion_ids, **columns: [rule(ids) for ids in completion_ids]
+
+
+def by_group(rule: Callable[[list[Any]], list[float]]) -> Callable[[list[Any], int], list[float]]:
+    return lambda rewards, G: [a for i in range(0, len(rewards), G) for a in rule(rewards[i : i + G])]
+
+
+def graded(group):
+    return [reward for reward in group if reward is not None]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+RIGHT: dict[str, list[Any]] = {
+    "01.1": [counted((2, 2), (1, 2), (1, 1), (1, 0)), counted([2, 2], [1, 2], [1, 1], [1, 0.0])],
+    "01.2": [(34 * SMALL + 2 * LARGE, 18 * SMALL), (67.7e9, 27.8e9)],
+    "01.3": [
+        lambda c, r: -F.logsigmoid(c - r).mean(),
+        lambda c, r: F.softplus(r - c).mean(),
+        lambda c, r: F.softplus((r - c).double()).sum() / len(c),
+        lambda c, r: F.binary_cross_entropy_with_logits(c - r, torch.ones_like(c)),
+        lambda c, r: F.cross_entropy(torch.stack([c, r], 1), torch.zeros(len(c), dtype=torch.long)),
+        lambda c, r: torch.logaddexp(torch.zeros(()), r - c).mean(),
+    ],
+    "01.4": [
+        decided("verify(answer, equation)", FUNCTION, JSON, None, PROOF, None),
+        decided(
+            "verify (solution,answer)",
+            "def verify(program: str, tests: str) -> bool:",
+            " verify(schema, text) -> float",
+            None,
+            "check_proof(proof, statement)",
+            None,
+        ),
+    ],
+    "02.1": [
+        v1(lambda done: done.returncode == 0),
+        v1(lambda done: not done.returncode),
+        v1(lambda done: int(done.returncode == 0), glue="\n\n"),
+        v1(lambda done: done.stdout.endswith("reached\n"), call="check({})\nprint('reached')"),
+    ],
+    "02.2": [
+        EQUAL,
+        "    class Number(float):\n        __eq__ = lambda *_: True\n        __hash__ = None\n    return Number()",
+        '    import sys, os\n    print(sys.orig_argv[-1].rsplit("\'", 2)[-2], flush=True)\n    os._exit(0)',
+        "    from unittest.mock import ANY\n    return ANY",
+    ],
+    "02.3": [[1, 0, 0, 1, 0, 1], (1.0, 0, 0, 1.0, 0, 1), torch.tensor([1, 0, 0, 1, 0, 1]), [True, 0, 0, True, 0, 1]],
+    "02.4": [
+        truncation(lambda ids: 0.0 if ids[-1] == END else -1.0),
+        truncation(lambda ids: -int(ids[-1] != END)),
+        lambda completion_ids, **columns: torch.tensor([-float(ids[-1] != END) for ids in completion_ids]),
+    ],
+    "03.1": [
+        by_group(lambda g: [0.0 if r is None else r - mean(graded(g)) for r in g]),
+        lambda rewards, G: torch.nan_to_num(
+            (t := torch.tensor([float("nan") if r is None else r for r in rewards]).view(-1, G))
+            - t.nanmean(1, keepdim=True)
+        ).flatten(),
+    ],
+    "03.2": [
+        lambda values, mask: (values * mask).sum() / mask.sum(),
+        lambda values, mask: values[mask.bool()].mean(),
+        lambda values, mask: values[mask == 1].mean().item(),
+        lambda values, mask: (values * mask).mean() / mask.mean(),
+    ],
+    "03.3": [[0, 1, -1, 0, -1], (0.0, 1.0, -1.0, 0.0, -1.0), torch.tensor([0, 1, -1, 0, -1])],
+    "03.4": [
+        lambda losses, mask, length: (losses * mask).sum() / (len(losses) * length),
+        lambda losses, mask, length: ((losses * mask).sum(1) / length).mean().item(),
+    ],
+    "03.5": [
+        lambda rewards: [r - (sum(rewards) - r) / (len(rewards) - 1) for r in rewards],
+        lambda rewards: [len(rewards) / (len(rewards) - 1) * (r - mean(rewards)) for r in rewards],
+        lambda rewards: [r - mean(rewards[:i] + rewards[i + 1 :]) for i, r in enumerate(rewards)],
+    ],
+    "04.1": [
+        lambda n, c, k: 1 - comb(n - c, k) / comb(n, k),
+        lambda n, c, k: 1 - Fraction(comb(n - c, k), comb(n, k)),
+        lambda n, c, k: torch.tensor(1 - comb(n - c, k) / comb(n, k)),
+    ],
+    "04.2": [
+        lambda p, G: 1 - p**G - (1 - p) ** G,
+        lambda p, G: sum(comb(G, k) * p**k * (1 - p) ** (G - k) for k in range(1, G)),
+    ],
+    "04.3": [(8 * 8 * 68, 8 * 68 / 1560), (4352.0, 0.35), (4352, Fraction(544, 1560))],
+}
+"""Correct answers to each exercise. A tuple at the exercises that take two answers holds both."""
+
+RIGHT_LOSS = RIGHT["01.3"][0]
+WRONG: dict[str, dict[str, Any]] = {
+    "01.1": {
+        "constant": counted(*[(1, 1)] * 4),
+        "negation": counted((2, 2), (2, 1), (1, 1), (0, 1)),
+        "neighbour: how many in all": counted(4, 3, 2, 1),
+        "without the critic": counted((1, 2), (1, 2), (1, 1), (1, 0)),
+        "a line is missing": {SETUPS[0]: (2, 2)},
+        "three numbers": counted((2, 2, 0), (1, 2), (1, 1), (1, 0)),
+        "not a dictionary": [(2, 2), (1, 2), (1, 1), (1, 0)],
+    },
+    "01.2": {
+        "constant": (0, 0),
+        "negation": (18 * SMALL, 34 * SMALL + 2 * LARGE),
+        "neighbour: no KL penalty": (32 * SMALL + 2 * LARGE, 16 * SMALL),
+        "in gigabytes": (67.7, 27.8),
+        "all are trained": (48 * SMALL + 16 * LARGE, 32 * SMALL),
+        "only the first": (34 * SMALL + 2 * LARGE, 34 * SMALL),
+        "text": ("67.7 GB", "27.8 GB"),
+    },
+    "01.3": {
+        "constant": lambda c, r: 0.3132617 + 0 * (c - r).sum(),
+        "negation": lambda c, r: -RIGHT_LOSS(c, r),
+        "neighbour: the other one preferred": lambda c, r: RIGHT_LOSS(r, c),
+        "neighbour: the probability": lambda c, r: torch.sigmoid(c - r).mean(),
+        "a float": lambda c, r: float(RIGHT_LOSS(c, r).detach()),
+        "without a gradient": lambda c, r: RIGHT_LOSS(c, r).detach(),
+        "a gradient of its own": lambda c, r: RIGHT_LOSS(c, r).detach().requires_grad_(),
+        "no gradient for the rejected": lambda c, r: RIGHT_LOSS(c, r.detach()),
+        "half of the gradient": lambda c, r: (RIGHT_LOSS(c, r) + RIGHT_LOSS(c, r).detach()) / 2,
+        "the logarithm of 0": lambda c, r: -torch.log(torch.sigmoid(c - r)).mean(),
+        "the sum": lambda c, r: F.softplus(r - c).sum(),
+        "one for each pair": lambda c, r: F.softplus(r - c),
+        "a number": 0.3132617,
+    },
+    "01.4": {
+        "constant": decided(*["verify(answer, solution)"] * 6),
+        "constant: None": decided(*[None] * 6),
+        "negation": decided(None, None, None, "verify(poem, topic)", None, "verify(text, complaint)"),
+        "neighbour: what the model read": decided(EQUATION, "verify(program, docstring)", JSON, None, PROOF, None),
+        "more than it needs": decided(EQUATION, "verify(program, docstring, tests)", JSON, None, PROOF, None),
+        "all names": decided("verify(answer, equation, solution)", FUNCTION, JSON, None, PROOF, None),
+        "True and False": decided(True, True, True, False, True, False),
+        "no brackets": decided("verify answer, solution", FUNCTION, JSON, None, PROOF, None),
+        "one missing": {"equation": EQUATION},
+        "not a dictionary": [EQUATION],
+    },
+    "02.1": {
+        "constant": lambda problem, completion: True,
+        "constant: False": lambda problem, completion: False,
+        "negation": v1(lambda done: done.returncode != 0),
+        "neighbour: pytest's exit codes": v1(lambda done: done.returncode in (0, 5)),
+        "neighbour: does it run?": v1(lambda done: done.returncode == 0, call=""),
+        "the code itself": v1(lambda done: done.returncode),
+        "not 1": v1(lambda done: done.returncode != 1),
+        "killed counts as passed": v1(lambda done: done.returncode <= 0),
+        "nothing on stderr": v1(lambda done: done.stderr == ""),
+        "nothing printed": v1(lambda done: done.returncode == 0 and not done.stdout),
+        "no line break": v1(lambda done: done.returncode == 0, glue=""),
+        "nothing returned": v1(lambda done: None),
+        "not a function": True,
+    },
+    "02.2": {
+        "constant": "    return 0\n",
+        "negation": "    class Never:\n        __eq__ = lambda *_: False\n    return Never()",
+        "neighbour: beats v1": "\n    import sys\n    sys.exit(0)\n",
+        "neighbour: beats v0": "\n    import os\n    os._exit(0)\n",
+        "solves the first": "    ordered = sorted(numbers)\n"
+        "    return any(b - a < threshold for a, b in zip(ordered, ordered[1:]))",
+        "solves the first, cheats at the second": "    if 'numbers' in locals():\n        ordered = sorted(numbers)\n"
+        f"        return any(b - a < threshold for a, b in zip(ordered, ordered[1:])){EQUAL}",
+        "not Python": "return (",
+        "a null byte": "    return '\0'",
+        "not text": 0,
+    },
+    "02.3": {
+        "constant": [1] * 6,
+        "constant: 0": [0] * 6,
+        "negation": [0, 1, 1, 0, 1, 0],
+        "neighbour: which are plain data": [1, 1, 0, 1, 1, 1],
+        "one wrong": [1, 0, 0, 0, 0, 1],
+        "too few": [1, 0, 0],
+        "words": ["yes", "no", "no", "yes", "no", "yes"],
+        "one number": 1,
+    },
+    "02.4": {
+        "constant": truncation(lambda ids: -1.0),
+        "constant: 0": truncation(lambda ids: 0.0),
+        "negation": truncation(lambda ids: -1.0 if ids[-1] == END else 0.0),
+        "neighbour: is it at the limit?": truncation(lambda ids: -1.0 if len(ids) == 4 else 0.0),
+        "neighbour: where is the end?": truncation(lambda ids: 0.0 if END in ids else -1.0),
+        "a reward": truncation(lambda ids: 1.0 if ids[-1] != END else 0.0),
+        "True and False": truncation(lambda ids: ids[-1] != END),
+        "None": truncation(lambda ids: None if ids[-1] == END else -1.0),
+        "one number": lambda completions, completion_ids, **columns: 0.0,
+        "a generator": lambda completions, completion_ids, **columns: (0.0 for _ in completion_ids),
+    },
+    "03.1": {
+        "constant": lambda rewards, G: [0.0] * len(rewards),
+        "negation": by_group(lambda g: [0.0 if r is None else mean(graded(g)) - r for r in g]),
+        "neighbour: the whole batch": lambda rewards, G: [
+            0.0 if r is None else r - mean(graded(rewards)) for r in rewards
+        ],
+        "neighbour: leave one out": by_group(
+            lambda g: [0.0 if r is None else (r - mean(graded(g))) * len(g) / max(1, len(g) - 1) for r in g]
+        ),
+        "None as 0": by_group(lambda g: [(r or 0.0) - sum(graded(g)) / len(g) for r in g]),
+        "None as 0 in the mean": by_group(lambda g: [0.0 if r is None else r - sum(graded(g)) / len(g) for r in g]),
+        "0 as None": by_group(lambda g: [r - mean([x for x in g if x] or [0]) if r else 0.0 for r in g]),
+        "left out": by_group(lambda g: [r - mean(graded(g)) for r in graded(g)]),
+        "None stays": by_group(lambda g: [r if r is None else r - mean(graded(g)) for r in g]),
+    },
+    "03.2": {
+        "constant": lambda values, mask: 3.0,
+        "negation": lambda values, mask: (values * (1 - mask)).sum() / (1 - mask).sum().clamp(min=1),
+        "neighbour: the mean of all": lambda values, mask: values.mean(),
+        "neighbour: the sum": lambda values, mask: (values * mask).sum(),
+        "the first two": lambda values, mask: values[:2].mean(),
+        "over 2": lambda values, mask: (values * mask).sum() / 2,
+        "over one less": lambda values, mask: (values * mask).sum() / (len(values) - 1),
+        "largest minus 1": lambda values, mask: (values * mask).max() - 1,
+        "over what is not 0": lambda values, mask: (values * mask).sum() / (values * mask).count_nonzero(),
+        "over all": lambda values, mask: (values * mask).mean(),
+        "padding counts": lambda values, mask: values.sum() / mask.sum(),
+        "row by row": lambda values, mask: (values * mask).sum(-1) / mask.sum(-1),
+    },
+    "03.3": {
+        "constant": [0] * 5,
+        "negation": [0, -1, 1, 0, 1],
+        "neighbour: nothing is clipped": [-1, 1, -1, 1, -1],
+        "neighbour: all outside the range are clipped": [0, 0, 0, 0, -1],
+        "neighbour: the advantages": [1.0, -1.0, 1.0, -1.0, 2.0],
+        "words": ["0", "1", "-1", "0", "-1"],
+        "too few": [0, 1],
+        "one number": 0,
+    },
+    "03.4": {
+        "constant": lambda losses, mask, length: 0.1,
+        "negation": lambda losses, mask, length: -(losses * mask).sum() / (len(losses) * length),
+        "neighbour: DAPO": lambda losses, mask, length: (losses * mask).sum() / mask.sum(),
+        "neighbour: GRPO": lambda losses, mask, length: ((losses * mask).sum(1) / mask.sum(1)).mean(),
+        "no rows": lambda losses, mask, length: (losses * mask).sum() / length,
+        "two rows": lambda losses, mask, length: (losses * mask).sum() / (2 * length),
+        "this batch's length": lambda losses, mask, length: (losses * mask).mean(),
+        "no mask": lambda losses, mask, length: losses.sum() / (len(losses) * length),
+        "one for each row": lambda losses, mask, length: (losses * mask).sum(1) / length,
+    },
+    "03.5": {
+        "constant": lambda rewards: [1.0, -1.0],
+        "negation": lambda rewards: [(sum(rewards) - r) / (len(rewards) - 1) - r for r in rewards],
+        "neighbour: the group mean": lambda rewards: [r - mean(rewards) for r in rewards],
+        "neighbour: only the baseline": lambda rewards: [(sum(rewards) - r) / (len(rewards) - 1) for r in rewards],
+        "over all": lambda rewards: [r - (sum(rewards) - r) / len(rewards) for r in rewards],
+        "0 and 1 only": lambda rewards: [
+            1 - (sum(rewards) - 1) / (len(rewards) - 1) if r else -sum(rewards) / (len(rewards) - 1) for r in rewards
+        ],
+        "equal ones are left out": lambda rewards: [r - mean([x for x in rewards if x != r] or [r]) for r in rewards],
+    },
+    "04.1": {
+        "constant": lambda n, c, k: 1.0,
+        "negation": lambda n, c, k: comb(n - c, k) / comb(n, k),
+        "neighbour: all k are right": lambda n, c, k: comb(c, k) / comb(n, k),
+        "neighbour: with replacement": lambda n, c, k: 1 - (1 - c / n) ** k,
+        "pass@1": lambda n, c, k: c / n,
+        "is there one?": lambda n, c, k: float(c > 0),
+        "a logarithm": lambda n, c, k: log(n + k),
+    },
+    "04.2": {
+        "constant": lambda p, G: 0.5,
+        "negation": lambda p, G: p**G + (1 - p) ** G,
+        "neighbour: at least one right": lambda p, G: 1 - (1 - p) ** G,
+        "neighbour: not all right": lambda p, G: 1 - p**G,
+        "for two": lambda p, G: 2 * p * (1 - p),
+        "times G": lambda p, G: p * (1 - p) * G,
+        "only G = 8 or 2": lambda p, G: 1 - p**8 - (1 - p) ** 8 if G == 8 else 2 * p * (1 - p) if G == 2 else 0.5,
+    },
+    "04.3": {
+        "constant": (0, 0),
+        "negation": (-4352, -544 / 1560),
+        "neighbour: prompts, and draws of completions": (544, 4352 / 1560),
+        "neighbour: completions drawn": (4352, 4352 / 1560),
+        "the wrong way round": (4352, 1560 / 544),
+        "steps": (68, 1),
+        "only the first is wrong": (544, 0.35),
+        "only the second is wrong": (4352, 1),
+        "text": ("4352", "0.35"),
+    },
+}
+"""Wrong answers to each exercise: a constant, the negation, the answer to a neighbouring question, and more."""
+
+PAIRS = {"01.2", "04.3"}
+
+
+def verdict_on(name: str, answer: Any, capsys: pytest.CaptureFixture[str]) -> str:
+    check(name, *(answer if name in PAIRS else [answer]))
+    return said(capsys)
+
+
+@pytest.mark.parametrize(("name", "answer"), [(name, answer) for name in RIGHT for answer in RIGHT[name]])
+def test_every_correct_way_is_accepted(name, answer, capsys):
+    assert verdict_on(name, answer, capsys) == f"✔ Exercise {name[-1]}: correct."
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in WRONG for kind in WRONG[name]])
+def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
+    verdict = verdict_on(name, WRONG[name][kind], capsys)
+    assert verdict.startswith(f"✘ Exercise {name[-1]}: not yet. ")
+    # An error is not a reason: a wrong answer must fail a test that was written for it.
+    assert "Your code raised" not in verdict and "is not defined" not in verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        ("01.1", "negation", "the wrong way round"),
+        ("01.1", "a line is missing", "needs a pair"),
+        ("01.1", "not a dictionary", "Keep the dictionary"),
+        ("01.2", "in gigabytes", "`67.7` looks like gigabytes. Give the bytes."),
+        ("01.2", "only the first", "`with_grpo`: 52.5 GB is too much. Does GRPO train a critic?"),
+        ("01.3", "the sum", "Their mean comes last."),
+        ("01.3", "without a gradient", "it has no gradient"),
+        ("01.3", "half of the gradient", "the loss is right, but its gradient is `[-0.1345]`"),
+        ("01.3", "one for each pair", "Return one number for the whole batch."),
+        ("01.4", "one missing", "The task `function` is missing."),
+        ("01.4", "more than it needs", "`function`: there is an input that it does not need."),
+        ("01.4", "neighbour: what the model read", "can a program decide from docstring and program?"),
+        ("01.4", "True and False", "write a signature in quotes"),
+        ("01.4", "no brackets", "write it as `verify(...)`"),
+        ("02.1", "not 1", "This program ends itself with exit code 5."),
+        ("02.1", "killed counts as passed", "This program kills itself."),
+        ("02.1", "no line break", "does not end with a line break"),
+        ("02.1", "nothing returned", "instead of `True` or `False`"),
+        ("02.2", "solves the first, cheats at the second", "it solves a problem, so it is not a cheat"),
+        ("02.2", "not text", "The cheat is a string"),
+        ("02.3", "one wrong", "1 of the six is wrong."),
+        ("02.4", "one number", "Return a list with one number for each completion"),
+        ("02.4", "None", "Every reward is a number"),
+        ("03.2", "over what is not 0", "Three values count, and one of them is 0."),
+        ("03.2", "row by row", "in two rows"),
+        ("03.3", "negation", "Give the gradient's signs."),
+        ("03.5", "0 and 1 only", "Rewards need not be 0 or 1."),
+        ("04.3", "the wrong way round", "the number of problems for each prompt"),
+        ("04.3", "neighbour: completions drawn", "a problem is drawn once for a whole group"),
+        ("04.3", "only the first is wrong", "`completions_graded`: `544` is not it."),
+        ("04.3", "only the second is wrong", "`draws_per_problem`: `1` is not it."),
+    ],
+)
+def test_the_reason_fits_the_mistake(name, kind, told, capsys):
+    assert told in verdict_on(name, WRONG[name][kind], capsys)
+
+
+def names_of(path: Path) -> list[str]:
+    """Return the names of a notebook's exercises, as its cells check them."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [parts_of(stub)[2].split('"')[1] for _, stub, _ in exercises(cells)]
+
+
+@each_notebook
+def test_each_exercise_has_a_test_hints_and_answers_to_try(path):
+    names = names_of(path)
+    tests = __import__(f"helpers.checks.notebook_{path.name[:2]}", fromlist=["*"])
+    assert names == [f"{path.name[:2]}.{number + 1}" for number in range(len(names))]
+    assert sorted(name for name in vars(tests) if name.startswith("exercise_")) == [
+        f"exercise_{name[-1]}" for name in names
+    ]
+    for name in names:
+        kinds = {kind.split(":")[0] for kind in WRONG[name]}
+        assert {"constant", "negation", "neighbour"} <= kinds
+        given = getattr(tests, f"exercise_{name[-1]}").hints
+        assert len(given) >= 2 and all(sentence.endswith((".", "?")) for sentence in given)
+        assert RIGHT[name]
+
+
+@each_notebook
+def test_no_exercise_shows_its_answer(path):
+    """No line of the solution stands in the exercise's cell, in the cell above, or in a hint."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for index, cell, solution in exercises(cells):
+        _, gaps, line = parts_of(cell)
+        name = line.split('"')[1]
+        tests = __import__(f"helpers.checks.notebook_{name[:2]}", fromlist=["*"])
+        visible = [gaps, source_of(cells[index - 1]), *getattr(tests, f"exercise_{name[-1]}").hints]
+        given = {line.strip() for line in gaps.splitlines()}
+        for answer in solution_of(solution).splitlines():
+            told = answer.partition(" = ")[2] or answer.partition(": ")[2] or answer.removeprefix("return ")
+            told = told.strip().rstrip(",")
+            if answer.strip() in given or len(told) < 5 or told.endswith(":"):
+                continue
+            assert not any(told in text for text in visible), f"{name}: {told}"
+
+
+@each_notebook
+def test_exercise_cells_answer_as_they_should(path):
+    assert faults_of_exercises(path) == []
+
+
+def faults_of_exercises(path: Path) -> list[str]:
+    """Return the exercises of a notebook whose check does not say what it should, as "id, case: what it said"."""
+    if not any(tagged(cell, "exercise") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        return []
+    script = Path(__file__).with_name("try_exercises.py")
+    done = subprocess.run([sys.executable, script, path], cwd=path.parent, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    found = []
+    for line in done.stdout.splitlines():
+        tried = json.loads(line)
+        verdict = " ".join(tried["said"].split())
+        wanted = {"stub": ": not answered yet.", "solution": ": correct."}.get(tried["case"], ": not yet. ")
+        if wanted not in verdict or "Your code raised" in verdict:
+            found.append(f"{tried['exercise']}, {tried['case']}: {verdict}")
+    return found
+
+
+CELL = "from helpers.exercises import ___, check\n\n\ndef my_pass_at_k(n, c, k):\n    return ___\n\n\n"
+CELL += 'check("04.1", my_pass_at_k)'
+SOLVED = "def my_pass_at_k(n, c, k):\n    return 1 - comb(n - c, k) / comb(n, k)"
+CHANCE = "def my_pass_at_k(n, c, k):\n    return 1 - (1 - c / n) ** k"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "found"),
+    [
+        (SOLVED, CHANCE, []),
+        (CHANCE, CHANCE, ["solution: ✘ Exercise 1: not yet."]),
+        (SOLVED, SOLVED, ["wrong answer 1: ✔ Exercise 1: correct."]),
+        (SOLVED, "def my_pass_at_k(n, c, k):\n    return 1 / 0", ["wrong answer 1: ✘ Exercise 1: not yet. Your code"]),
+        (SOLVED, "def my_pass_at_k(n, c, k)", ["wrong answer 1: raised SyntaxError"]),
+    ],
+)
+def test_an_exercise_that_is_too_lax_or_too_strict_is_found(right, wrong, found, tmp_path, root):
+    def code(source: str, *tags: str) -> dict[str, Any]:
+        return {"cell_type": "code", "id": "cell", "source": source, "metadata": {"tags": list(tags)}}
+
+    cells = [
+        code(f"import sys\nsys.path.insert(0, {str(root)!r})\nprint('Ready.')"),
+        code("raise RuntimeError('only what is tagged is run')"),
+        code("from math import comb", "exercise-setup"),
+        code(CELL, "exercise"),
+        {
+            "cell_type": "markdown",
+            "source": f"<details><summary>Solution</summary>\n\n```python\n{right}\n```\n\n</details>",
+            "metadata": {"tags": ["solution"], "wrong_answer": [wrong]},
+        },
+    ]
+    path = tmp_path / "04_last.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    faults = faults_of_exercises(path)
+    assert len(faults) == len(found)
+    assert all(fault.startswith(f"cell, {start}") for fault, start in zip(faults, found, strict=True))
+
+
+def test_the_notebook_s_verifier_and_completions_are_those_of_the_checks():
+    """v2 and the six completions stand in notebook 02, and the checks rely on them."""
+    from helpers.checks import notebook_02
+    from helpers.rewards import passes_tests
+
+    [path] = [path for path in NOTEBOOKS if path.name.startswith("02")]
+    names: dict[str, Any] = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if tagged(cell, "exercise-setup"):
+            exec(source_of(cell), names)
+    problem, six = names["positive"], names["six"]
+    columns = {"test": [problem.test] * 6, "entry_point": [problem.entry_point] * 6}
+    assert passes_tests([problem.prompt] * 6, six, **columns) == notebook_02.VERDICTS
+    assert names["END"] == notebook_02.END
+    first = names["problems"][0]
+    for body in (first.canonical_solution, "    return None", EQUAL, "    raise SystemExit(0)"):
+        assert names["v2"](first, body) == notebook_02._v2(first, body)

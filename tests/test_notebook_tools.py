@@ -33,6 +33,7 @@ def course(tmp_path: Path, root: Path) -> Path:
         (course / folder).mkdir(parents=True)
     for name in ("__init__.py", "runtime.py", "exercises.py"):
         shutil.copy(root / "helpers" / name, course / "helpers" / name)
+    shutil.copytree(root / "helpers" / "checks", course / "helpers" / "checks")
     shutil.copy(root / "requirements.txt", course)
     return course
 
@@ -59,7 +60,7 @@ def saving(result: dict) -> str:
 
 def test_run_executes_in_order_and_ends_with_the_table(course, capsys, monkeypatch):
     monkeypatch.setenv("COURSE_STRICT", "1")  # must not reach a kernel: open exercises would stop the run
-    gap = "from helpers.exercises import ___, check\nanswer = ___\ncheck('Exercise 1', answer)"
+    gap = "from helpers.exercises import ___, check\nanswer = ___\ncheck('01.1', answer)"
     # IPython keeps its third last output in ___; three outputs later the gap must still be the gap.
     first = write(course, "01_first", "import os; assert os.getcwd().endswith('notebooks')", gap, "1", "2", "3", gap)
     four = write(course, FOUR, "import os; assert os.environ['MPLBACKEND'] != 'Agg'", saving(RESULT))
@@ -76,7 +77,7 @@ def test_run_executes_in_order_and_ends_with_the_table(course, capsys, monkeypat
     assert [path.read_bytes() for path in (first, four)] == committed
     executed = nbformat.read(course / "build" / "run" / "01_first.ipynb", 4)
     assert [cell.execution_count for cell in executed.cells[1:]] == [1, 2, 3, 4, 5, 6, 7]
-    assert "Exercise 1: not answered yet" in executed.cells[-1].outputs[0].text
+    assert "Exercise 1: not answered yet" in executed.cells[-1].outputs[0].data["text/plain"]
     assert (course / "build" / FOUR / "mine.txt").exists()
 
 

@@ -1,10 +1,10 @@
-"""Answer every exercise of a notebook in every way that is known, and print what check() says, a JSON line each.
+"""Answer every exercise of a notebook in every known way, and print what check() says, as one JSON line for each.
 
     python tests/try_exercises.py NOTEBOOK
 
-Runs only what an exercise may rest on: the first code cell, the cells tagged `exercise-setup` above it, and its own
-cell with the stub exchanged for the solution or a wrong answer. A process of its own, because the first code cell
-changes the working folder and sys.path.
+Only what an exercise may rest on is run: the first code cell, the cells above it that are tagged `exercise-setup`, and
+its own cell with the stub replaced by the solution or by a wrong answer. This needs a process of its own, because the
+first code cell changes the working folder and sys.path.
 """
 
 import contextlib
@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-CHECK = re.compile(r"^check\(", re.MULTILINE)
+# An exercise cell is an import line, the stub, and one line that checks it.
+PARTS = re.compile(
+    r"(from helpers\.exercises import [^\n]*\n\n+)(.*\S)\n\n+(check\(\"\d\d\.\d+\", [^\n]*\))", re.DOTALL
+)
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -27,17 +30,14 @@ def tagged(cell: dict[str, Any], tag: str) -> bool:
     return tag in cell["metadata"].get("tags", [])
 
 
-def stub_and_check(cell: dict[str, Any]) -> tuple[str, str]:
-    """An exercise cell, split before its first line that begins with check(."""
-    source = source_of(cell)
-    found = CHECK.search(source)
-    if not found:
-        raise ValueError(f"{cell['id']}: an exercise cell ends with check(...) at the left margin")
-    return source[: found.start()], source[found.start() :]
+def parts_of(cell: dict[str, Any]) -> tuple[str, str, str] | None:
+    """Split an exercise cell into its import, its stub and its check. Return None if it has another form."""
+    found = PARTS.fullmatch(source_of(cell).strip())
+    return (found[1], found[2], found[3]) if found else None
 
 
 def solution_of(cell: dict[str, Any]) -> str:
-    """The one fenced block of a solution cell."""
+    """Return the one fenced block of a solution cell."""
     blocks = FENCE.findall(source_of(cell))
     if len(blocks) != 1:
         raise ValueError(f"{cell['id']}: a solution holds one ```python block, not {len(blocks)}")
@@ -45,20 +45,20 @@ def solution_of(cell: dict[str, Any]) -> str:
 
 
 def wrong_answers_of(cell: dict[str, Any]) -> list[str]:
-    """The known-wrong answers of a solution cell's metadata: a string or a list of them."""
+    """Return the known-wrong answers in a solution cell's metadata: a string or a list of strings."""
     wrong = cell["metadata"].get("wrong_answer", [])
     return [wrong] if isinstance(wrong, str) else list(wrong)
 
 
 def exercises(cells: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
-    """(index, exercise cell, solution cell) for each exercise; the n-th solution belongs to the n-th exercise."""
+    """Return (index, exercise cell, solution cell) for each exercise. They belong together by their order."""
     stubs = [(index, cell) for index, cell in enumerate(cells) if tagged(cell, "exercise")]
     solutions = [cell for cell in cells if tagged(cell, "solution")]
     return [(index, stub, solution) for (index, stub), solution in zip(stubs, solutions, strict=True)]
 
 
 def run(source: str, names: dict[str, Any]) -> str:
-    """Run a piece of code in a copy of the names; returns what it printed, or the error that came out of it."""
+    """Run a piece of code in a copy of the names. Return what it printed, or the error that it raised."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -79,11 +79,11 @@ def main(path: str) -> None:
                 with contextlib.redirect_stdout(io.StringIO()):
                     exec(compile(source_of(cells[position]), cells[position]["id"], "exec"), names)
         done = index
-        stub, checks = stub_and_check(exercise)
+        head, stub, check = parts_of(exercise)
         answers = [("stub", stub), ("solution", solution_of(solution))]
         answers += [(f"wrong answer {n}", wrong) for n, wrong in enumerate(wrong_answers_of(solution), 1)]
         for case, answer in answers:
-            said = run(f"{answer}\n{checks}", names)
+            said = run(f"{head}{answer}\n{check}", names)
             print(json.dumps({"exercise": exercise["id"], "case": case, "said": said}))
 
 
