@@ -172,13 +172,16 @@ def _passages(text: str, name: str) -> list[_Passage]:
         mark, lead, info = fence[0], line[: fence.start()], line[fence.end() :].strip()
         alone = not BULLETS.sub("", lead, count=1)  # in its line, but for the signs of a list or a quotation
         if here.mark:
-            # Inside a fence, a mark that names a language opens the next one. One without ends it, even after code.
+            # Inside a fence, a mark that names a language opens the next one. One without ends it, and so does one
+            # after code in its line, unless the next line has a mark of its own.
             same = mark[0] == here.mark[0]
             opens = same and alone and bool(info) and "`" not in info
-            ends = opens or (same and not info and len(mark) >= len(here.mark) and not lead.lstrip().startswith("#"))
+            after_code = not lead.lstrip().startswith("#") and not FENCE.match("".join(lines[number + 1 : number + 2]))
+            ends = opens or (same and not info and len(mark) >= len(here.mark) and (alone or after_code))
         else:
-            opens = ends = "`" not in info if mark[0] == "`" else alone
-            if opens and len(passages) == 1 and here.is_code and not info:
+            inline = mark[0] == "`" and "`" in info
+            opens = ends = not inline and (alone or (mark[0] == "`" and (bool(info) or not here.is_code)))
+            if alone and len(passages) == 1 and here.is_code and not info:
                 # The first mark after code, without a language, ends a fence that the prompt opened.
                 here.fenced, opens = True, False
         if not ends:

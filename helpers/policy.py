@@ -81,10 +81,10 @@ def sample_completions(
     `sampling` goes to `sample_completion_ids`. Returns one list per prompt.
 
     >>> model, tokenizer = load_policy("data/tiny_coder")
-    >>> prompt = 'def sum_of_numbers(xs):\\n    \"\"\"Return the sum of the numbers in xs.\"\"\"\\n'
-    >>> [[completion]] = sample_completions(model, tokenizer, [prompt], temperature=0, max_completion_length=8)
-    >>> completion.startswith("    return")
-    True
+    >>> prompt = "def sum_of_squares(xs):\\n    # Return the sum of the squares of the numbers in xs.\\n"
+    >>> completions = sample_completions(model, tokenizer, [prompt], num_samples=3, max_completion_length=8)
+    >>> len(completions), len(completions[0])
+    (1, 3)
     """
     ids = sample_completion_ids(model, tokenizer, prompts, **sampling)
     return [tokenizer.batch_decode(samples, skip_special_tokens=True) for samples in ids]
