@@ -1,22 +1,30 @@
-"""From rewards to advantages: how much better a completion did than the others of its group."""
+"""Turn rewards into advantages: how much better each completion did than the rest of its group."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-EPSILON = 1e-4  # TRL's; keeps a group of equal rewards from dividing by zero
+EPSILON = 1e-4  # TRL's value; it keeps a group of equal rewards from dividing by zero
 
 
 def group_advantages(
     rewards: Sequence[float | None] | Tensor, num_generations: int, scale_rewards: str = "group"
 ) -> Tensor:
-    """Each reward minus the mean of its group, scaled; shape (completions,), float32.
+    """Subtract the group's mean from each reward, then scale. Returns a float32 tensor of shape (completions,).
 
-    `rewards` holds whole groups one after the other. Divided by the standard deviation (unbiased: n - 1) plus 1e-4 of
-    the "group" (GRPO, arXiv 2402.03300 section 4.1.2), of the whole "batch" (2508.08221), or by nothing: "none"
-    (Dr. GRPO, 2503.20783). All three as TRL 1.16 has them. A reward of None or NaN counts in no mean and no deviation;
-    its advantage is 0. Raises ValueError for rewards that are no whole groups, groups of 1, infinities, other scales.
+    `rewards` lists the groups one after another. As in TRL 1.16, `scale_rewards` divides the differences by
+
+    - "group": the standard deviation of the group (GRPO, arXiv 2402.03300, section 4.1.2);
+    - "batch": the standard deviation of the whole batch (arXiv 2508.08221);
+    - "none": nothing (Dr. GRPO, arXiv 2503.20783).
+
+    The standard deviation uses n - 1, and 1e-4 is added to it. A reward of None or NaN was not graded: it is left out
+    of every mean and standard deviation, and its advantage is 0. Raises ValueError if the rewards do not form whole
+    groups of at least 2, if one is infinite, or if `scale_rewards` is unknown.
+
+    >>> group_advantages([1.0, 0.0, 0.0, 0.0], 4, "none")
+    tensor([ 0.7500, -0.2500, -0.2500, -0.2500])
     """
     groups = _groups(rewards, num_generations)
     if scale_rewards not in ("group", "batch", "none"):
@@ -26,14 +34,18 @@ def group_advantages(
         advantages = advantages / (standard_deviation(groups, dim=1) + EPSILON)
     if scale_rewards == "batch":
         advantages = advantages / (standard_deviation(groups, dim=(0, 1)) + EPSILON)
+    # NaN marks what was not graded, and also a group in which only one reward was.
     return advantages.nan_to_num(0.0).flatten()
 
 
 def leave_one_out_advantages(rewards: Sequence[float | None] | Tensor, num_generations: int) -> Tensor:
-    """Each reward minus the mean of the others of its group (RLOO, arXiv 2402.14740); shape (completions,), float32.
+    """Subtract from each reward the mean of the *other* rewards in its group (RLOO, arXiv 2402.14740).
 
-    That is n / (n - 1) times reward minus group mean, n being the graded completions of the group. None, NaN and
-    errors as in `group_advantages`.
+    This is n / (n - 1) times the unscaled group advantage, where n is the number of graded completions in the group.
+    Input, output and errors are as for `group_advantages`.
+
+    >>> leave_one_out_advantages([1.0, 0.0, 0.0, 0.0], 4)
+    tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
     """
     groups = _groups(rewards, num_generations)
     graded = (~groups.isnan()).sum(1, keepdim=True)
@@ -41,22 +53,27 @@ def leave_one_out_advantages(rewards: Sequence[float | None] | Tensor, num_gener
 
 
 def standard_deviation(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Unbiased standard deviation along `dim`, which is kept, without the NaNs; NaN where only one value is left."""
+    """Return the standard deviation (n - 1) along `dim`, which is kept. NaNs are ignored; a single value gives NaN."""
+    # torch.std does not skip NaNs, and there is no torch.nanstd.
     counted = (~values.isnan()).sum(dim, keepdim=True)
     squares = (values - values.nanmean(dim, keepdim=True)).square().nansum(dim, keepdim=True)
     return (squares / (counted - 1)).sqrt()
 
 
 def _groups(rewards: Sequence[float | None] | Tensor, num_generations: int) -> Tensor:
-    """The rewards as a tensor of shape (groups, num_generations), None as NaN."""
+    """Return the rewards as a float32 tensor of shape (groups, num_generations), with NaN for None."""
     if num_generations < 2:
-        raise ValueError(f"num_generations must be at least 2, not {num_generations}: alone, nothing can be compared.")
+        raise ValueError(
+            f"num_generations must be at least 2, not {num_generations}: an advantage compares a completion with the "
+            "others of its group."
+        )
     if not isinstance(rewards, Tensor):
         rewards = torch.tensor([float("nan") if reward is None else reward for reward in rewards])
     if rewards.ndim != 1 or len(rewards) == 0 or len(rewards) % num_generations:
         raise ValueError(
-            f"Rewards must be one row of whole groups of {num_generations}, not of shape {tuple(rewards.shape)}."
+            f"rewards must be 1-D, its length a multiple of num_generations ({num_generations}); "
+            f"got shape {tuple(rewards.shape)}."
         )
     if rewards.isinf().any():
-        raise ValueError("A reward is infinite, which would make every advantage of its group meaningless.")
+        raise ValueError("A reward is infinite, so every advantage in its group would be meaningless.")
     return rewards.float().view(-1, num_generations)

@@ -1,4 +1,4 @@
-"""The policy: load a causal language model with its tokenizer, and sample completions from it."""
+"""Load a policy (a causal language model and its tokenizer), sample from it, and score what it wrote."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,48 +21,54 @@ from transformers.utils import logging as transformers_logging
 from helpers.hub import PolicyError as PolicyError
 from helpers.hub import locate
 
-transformers_logging.disable_progress_bar()  # one bar per load and save would stay in the notebooks' outputs
+# Otherwise each load and save leaves a bar in the notebooks' outputs.
+transformers_logging.disable_progress_bar()
 
 Prompt = str | list[dict[str, str]]  # plain text, or chat messages with "role" and "content"
 
 
-def load_policy(
-    model: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a policy and its tokenizer from a local folder or from the hub, in evaluation mode.
+def load_policy(model: str | Path, *, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer from a local folder or the Hub, in evaluation mode.
 
-    A relative folder is looked up in the working folder, then in the project. The weights are float32 whatever the
-    file holds: at RL learning rates an update is smaller than the spacing of bfloat16 numbers and would round away.
-    Raises PolicyError where the folder is missing or holds no usable causal language model.
+    A relative folder is looked up in the working folder, then in the project. Raises PolicyError if the folder is
+    missing or contains no usable causal language model.
+
+    >>> model, tokenizer = load_policy("data/tiny_coder")
+    >>> model.dtype
+    torch.float32
     """
     tokenizer = load_tokenizer(model)
-    policy = _load(partial(AutoModelForCausalLM.from_pretrained, dtype=dtype), model)
+    # Always float32, whatever the file contains. At RL learning rates an update is smaller than the spacing of
+    # bfloat16 numbers, and would be rounded away.
+    policy = _load(partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32), model)
     _agree_on_special_tokens(policy, tokenizer)
     return policy.to(device or "cpu").eval(), tokenizer
 
 
 def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer alone, from a local folder or from the hub; raises PolicyError as `load_policy` does."""
+    """Load only the tokenizer, from a local folder or the Hub. Raises PolicyError as `load_policy` does."""
     tokenizer = _load(AutoTokenizer.from_pretrained, model)
     if tokenizer.eos_token_id is None:
-        raise PolicyError(f"The tokenizer in {model} names no end token (eos_token), so no completion could ever end.")
+        raise PolicyError(
+            f"The tokenizer in {model} has no eos_token, so every completion would run to the length limit."
+        )
     return tokenizer
 
 
 def load_config(model: str | Path) -> PretrainedConfig:
-    """The model's configuration alone, from a local folder or from the hub; raises PolicyError likewise."""
+    """Load only the model's configuration, from a local folder or the Hub. Raises PolicyError as `load_policy` does."""
     return _load(AutoConfig.from_pretrained, model)
 
 
 def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """The tokens a policy reads: chat messages go through the chat template, text is tokenized as it is."""
+    """Return the token ids of a prompt. Chat messages go through the chat template, text is tokenized as it is."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
     return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write model and tokenizer to `folder`, so that `load_policy` and transformers' Auto classes load them."""
+    """Write model and tokenizer to `folder`, in the form that `load_policy` and transformers' Auto classes load."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -70,7 +76,16 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 def sample_completions(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], **sampling: Any
 ) -> list[list[str]]:
-    """Completions for each prompt as text without special tokens; `sampling` as for `sample_completion_ids`."""
+    """Sample completions for each prompt, as text without special tokens.
+
+    `sampling` goes to `sample_completion_ids`. Returns one list per prompt.
+
+    >>> model, tokenizer = load_policy("data/tiny_coder")
+    >>> prompt = "def sum_of_squares(xs):\\n    # Return the sum of the squares of the numbers in xs.\\n"
+    >>> completions = sample_completions(model, tokenizer, [prompt], num_samples=3, max_completion_length=8)
+    >>> len(completions), len(completions[0])
+    (1, 3)
+    """
     ids = sample_completion_ids(model, tokenizer, prompts, **sampling)
     return [tokenizer.batch_decode(samples, skip_special_tokens=True) for samples in ids]
 
@@ -87,23 +102,27 @@ def sample_completion_ids(
     batch_size: int = 256,
     precision: str = "fp32",
     seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> list[list[list[int]]]:
-    """Sample token ids: `num_samples` lists per prompt, each at most `max_completion_length` long.
+    """Sample token ids: `num_samples` lists for each prompt, each of at most `max_completion_length` ids.
 
-    Temperature 0 is greedy decoding. A completion that ended carries its end token last, one that was cut off none.
-    Chat messages go through the chat template, text is tokenized as it is. `precision` "fp16" or "bf16" samples under
-    autocast, as training does. Each call draws from a stream of its own,
-    started at `seed`, and leaves torch's global stream and the model's mode alone. Raises ValueError for a negative
-    temperature, no samples or no room for a token.
+    Temperature 0 is greedy decoding. A completion that ended has the EOS token as its last id, and a truncated one has
+    none. `precision` "fp16" or "bf16" samples under autocast, as training does. Each call uses a random stream of its
+    own, which starts from `seed`: torch's global stream does not move, and neither does the model's mode. After each
+    batch, `progress` is called with the number of completions in it. Raises ValueError for a negative temperature, and
+    for fewer than one sample, token or completion in a batch.
     """
     if temperature < 0 or num_samples < 1 or max_completion_length < 1 or batch_size < 1:
-        raise ValueError("temperature must be at least 0; samples, completion length and batch size at least 1.")
+        raise ValueError(
+            "temperature must be at least 0; num_samples, max_completion_length and batch_size at least 1."
+        )
     tokens = [tokenize_prompt(tokenizer, prompt) for prompt in prompts]
-    # Prompts of like length share a batch: little padding, and completions that end at about the same time.
+    # Prompts of similar length share a batch. This needs little padding, and their completions end at about the same
+    # time.
     order = sorted(range(len(prompts)), key=lambda i: len(tokens[i]))
     jobs = [i for i in order for _ in range(num_samples)]
-    # Spelled out because generate() fills what is missing from the checkpoint: some ship top_p 0.8 and a repetition
-    # penalty, and then the samples would not come from the distribution that the loss is computed for.
+    # All of them are given here, because generate() takes what is missing from the checkpoint. Some checkpoints set
+    # top_p 0.8 and a repetition penalty, and then the samples would not follow the distribution in the loss.
     settings = {"do_sample": temperature > 0, "repetition_penalty": 1.0, "max_new_tokens": max_completion_length}
     if temperature > 0:
         settings |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
@@ -120,16 +139,18 @@ def sample_completion_ids(
             sampled = _generate(model, tokenizer, [tokens[i] for i in batch], settings)
             for i, ids in zip(batch, sampled, strict=True):
                 completions[i].append(ids)
+            if progress:
+                progress(len(batch))
     model.train(was_training)
     return completions
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Prompts padded on the left, their completions on the right, as `pad_completions` makes them.
+    """Prompts padded on the left and their completions on the right, as `pad_completions` makes them.
 
-    input_ids, attention_mask: (completions, prompt + completion tokens). completion_mask: (completions, completion
-    tokens), 1.0 on what the policy chose, its end token included.
+    `input_ids` and `attention_mask` have shape (completions, prompt + completion tokens). `completion_mask` has shape
+    (completions, completion tokens); it is 1.0 on the tokens that the policy chose, the EOS token included.
     """
 
     input_ids: torch.Tensor
@@ -140,11 +161,14 @@ class TokenBatch:
 def pad_completions(
     prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], pad_token_id: int
 ) -> TokenBatch:
-    """One row per completion, each behind its prompt.
+    """Put each completion after its prompt and pad them all to one length, one row per completion.
 
-    The masks come from the lengths, not from comparing ids: where the padding token is the end token too, comparing
-    would drop the end from the loss, and no completion would ever learn to stop.
+    >>> pad_completions([[5, 6], [7]], [[1], [2, 3]], pad_token_id=0).input_ids
+    tensor([[5, 6, 1, 0],
+            [0, 7, 2, 3]])
     """
+    # The masks come from the lengths. Comparing ids with the padding token would also mask the EOS token where the two
+    # are the same, and the policy would never learn to stop.
     left, right = max(map(len, prompt_ids)), max(map(len, completion_ids))
     rows, attention = [], []
     for prompt, completion in zip(prompt_ids, completion_ids, strict=True):
@@ -158,12 +182,13 @@ def pad_completions(
 def per_token_logps(
     model: PreTrainedModel, batch: TokenBatch, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each completion token and entropy (nats, no gradient) at its place: (completions, tokens).
+    """Return the log-probability of each completion token, and the entropy (nats, no gradient) at its position.
 
-    At the sampling temperature, so that it is the distribution that the completions came from.
+    Both have shape (completions, tokens). Pass the sampling temperature: then they describe the distribution that the
+    completions were drawn from.
     """
     length = batch.completion_mask.shape[1]
-    # The scores at one position are those of the next token; only the completions' own are computed.
+    # The logits at one position score the next token. So the completion's logits start one position before it.
     scores = model(batch.input_ids, batch.attention_mask, logits_to_keep=length + 1).logits[:, :-1]
     logps = torch.log_softmax(scores.float() / temperature, -1)
     with torch.no_grad():
@@ -172,20 +197,20 @@ def per_token_logps(
 
 
 def autocast(model: PreTrainedModel, precision: str) -> AbstractContextManager:
-    """Compute in "fp16" or "bf16" where that is safe, the weights staying what they are; "fp32" changes nothing."""
+    """Return a context that computes in "fp16" or "bf16" where it is safe. "fp32" changes nothing, nor do weights."""
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     return torch.autocast(model.device.type, dtype) if precision != "fp32" else nullcontext()
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a completion: the tokenizer's end token first, then any others the model names."""
+    """Return all EOS token ids: the tokenizer's first, then any others that the model names."""
     named = model.generation_config.eos_token_id
     others = named if isinstance(named, list) else [] if named is None else [named]
     return list(dict.fromkeys([tokenizer.eos_token_id, *others]))
 
 
 def _agree_on_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the model name the tokenizer's end and padding tokens, so that no later step has to guess them."""
+    """Copy the tokenizer's EOS and padding tokens to the model, so that no later step has to guess them."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.generation_config.eos_token_id = end_token_ids(model, tokenizer)
@@ -199,7 +224,8 @@ def _load(loader: Callable[[str], Any], model: str | Path) -> Any:
     source = locate(model)
     try:
         return loader(source)
-    except Exception as error:  # the loaders raise many types; all of them mean the same to the reader
+    # The loaders raise many types, and they all mean the same to the reader.
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PolicyError(f"No causal language model could be loaded from {model}: {reason}") from error
 
@@ -207,9 +233,9 @@ def _load(loader: Callable[[str], Any], model: str | Path) -> Any:
 def _generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_ids: list[list[int]], settings: dict[str, Any]
 ) -> list[list[int]]:
-    """Complete one batch; each list ends with the first end token."""
+    """Complete one batch. Each list of ids ends with the first EOS token."""
     ends = end_token_ids(model, tokenizer)
-    # Padding goes to the left: a completion must follow its prompt without a gap.
+    # Pad on the left, because a completion must follow its prompt without a gap.
     padded = tokenizer.pad({"input_ids": prompt_ids}, padding_side="left", return_tensors="pt").to(model.device)
     output = model.generate(**padded, **settings, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     rows = output[:, padded["input_ids"].shape[1] :].tolist()

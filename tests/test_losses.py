@@ -62,9 +62,24 @@ def test_cispo_caps_the_weight_and_keeps_every_gradient():
             assert logged == {"cispo_clip_ratio": float(ratio > 5 and advantage > 0)}
 
 
+@pytest.mark.parametrize(("advantage", "temperature"), [(1, 1.0), (-1, 1.05), (0, 1.05)])
+def test_sapo_turns_each_gradient_down_softly_on_both_sides(advantage, temperature):
+    for ratio in (0.2, 0.5, 1.0, 1.5, 7.0):
+        value, slope, logged = loss(ratio, advantage, loss_type="sapo")
+        gate = 1 / (1 + math.exp(-temperature * (ratio - 1)))
+        assert value == pytest.approx(-advantage * 4 / temperature * gate, rel=1e-5)
+        # The ratio's own slope in the log-probability is the ratio.
+        assert slope == pytest.approx(-advantage * 4 * gate * (1 - gate) * ratio, rel=1e-4)
+        assert logged == {}
+    assert loss(1.0, advantage, loss_type="sapo")[1] == pytest.approx(-advantage)
+    assert loss(1.5, 1, loss_type="sapo", sapo_temperature_pos=3.0)[0] == pytest.approx(-4 / 3 / (1 + math.exp(-1.5)))
+    assert loss(1.5, -1, loss_type="sapo", sapo_temperature_neg=3.0)[0] == pytest.approx(4 / 3 / (1 + math.exp(-1.5)))
+
+
 def test_the_normalisers_on_a_short_and_a_long_completion():
     losses = -ADVANTAGES[:, None].expand(2, 4)  # two tokens of -1, four of +1, the rest is padding
     expected = {"grpo": (-2 / 2 + 4 / 4) / 2, "bnpo": 2 / 6, "dapo": 2 / 6, "cispo": 2 / 6, "dr_grpo": 2 / (2 * 10)}
+    expected["sapo"] = expected["grpo"]
     assert set(expected) == set(LOSS_TYPES)
     for loss_type, value in expected.items():
         assert aggregate(losses, MASK, loss_type, max_completion_length=10).item() == pytest.approx(value), loss_type
@@ -192,12 +207,12 @@ def test_the_penalty_is_logged_with_its_correction_and_weighted_by_beta():
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"loss_type": "ppo"}, "loss_type must be one of grpo, bnpo, dr_grpo, dapo, cispo, not 'ppo'"),
+        ({"loss_type": "ppo"}, "loss_type must be one of grpo, bnpo, dr_grpo, dapo, cispo, sapo, not 'ppo'"),
         ({"importance_sampling_level": "word"}, 'must be "token" or "sequence", not \'word\''),
         ({"beta": 0.1}, "needs ref_logps"),
         ({"beta": 0.1, "ref_logps": LOGPS, "kl_estimator": "k4"}, "not 'k4'"),
         ({"loss_type": "cispo"}, "caps the ratio at epsilon_high itself"),
-        ({"loss_type": "dr_grpo"}, "give it"),
+        ({"loss_type": "dr_grpo"}, "pass it"),
         ({"advantages": torch.zeros(3)}, r"not \(2, 4\), \(2, 4\), \(3,\), \(2, 4\)"),
         ({"mask": torch.ones(2, 3)}, r"not .* \(2, 3\)"),
         ({"logps": torch.zeros(4)}, r"not \(4,\)"),

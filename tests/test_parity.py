@@ -34,7 +34,8 @@ class Probe(GRPOTrainer):
         super().__init__(**options)
         self.remove_callback(PrinterCallback)
         self.differences = {name: [] for name in LIMITS}
-        self.clipped = []
+        self.clipped = []  # one ratio a micro-batch, for the losses that log one
+        self.steps = 0
 
     def note(self, name, difference):
         self.differences[name].append(float(difference))
@@ -72,7 +73,8 @@ class Probe(GRPOTrainer):
         self.gradient = flat(torch.autograd.grad(mine, list(model.parameters())))
         for name, value in diagnostics.items():
             self.note("diagnostics", abs(value - logged[name]) / max(1, abs(logged[name])))
-        self.clipped.append(next(logged[name] for name in CLIPPED if name in logged))
+        self.clipped += [logged[name] for name in CLIPPED if name in logged]
+        self.steps += 1
         return theirs
 
     def training_step(self, model, *args):
@@ -99,7 +101,7 @@ class Probe(GRPOTrainer):
 
 
 SHARED = ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "beta", "use_bias_correction_kl")
-SHARED += ("max_completion_length",)
+SHARED += ("max_completion_length", "sapo_temperature_pos", "sapo_temperature_neg")
 
 
 def flat(tensors):
@@ -161,7 +163,15 @@ VARIANTS = [
 OPTIONS = [
     {"scale_rewards": "batch"},
     {"scale_rewards": "none", "use_bias_correction_kl": False, "beta": 0.1},
+    {"loss_type": "sapo", "sapo_temperature_pos": 2.0, "sapo_temperature_neg": 3.0},
 ]
+
+
+def clips(trainer):
+    """Whether this loss clips; sapo's bound is soft, and it must not log a ratio."""
+    clipping = trainer.args.loss_type != "sapo"
+    assert len(trainer.clipped) == trainer.steps * clipping
+    return clipping
 
 
 def name(options):
@@ -172,7 +182,8 @@ def name(options):
 def test_equal_to_trl_off_policy_with_clipping(options, tmp_path):
     trainer = run(tmp_path, **OFF_POLICY | options)
     assert beyond(trainer) == {}
-    assert len(trainer.clipped) == 3 and trainer.clipped[-1] >= 0.05
+    assert trainer.steps == 3
+    assert not clips(trainer) or trainer.clipped[-1] >= 0.05
     ends = {ids[-1] == trainer.processing_class.eos_token_id for ids in trainer.completion_ids}
     assert ends == {True, False} and len(set(map(len, trainer.completion_ids))) > 2  # ended, cut off, unlike
 
@@ -183,7 +194,8 @@ def test_equal_to_trl_on_policy(options, tmp_path):
     steps = 2 if options.get("beta") else 1
     trainer = run(tmp_path, **options, max_steps=steps)
     assert beyond(trainer) == {}
-    assert trainer.clipped == [0] * steps
+    assert trainer.steps == steps
+    assert trainer.clipped == [0] * steps * clips(trainer)
 
 
 def test_equal_to_trl_where_padding_is_the_end_token(tmp_path, monkeypatch):

@@ -17,7 +17,6 @@ from helpers.rewards import (
     compiles,
     extract_code,
     fraction_of_tests,
-    is_one_code_block,
     passes_tests,
     reward_of,
     verdicts,
@@ -222,13 +221,13 @@ def test_only_passed_is_paid_and_only_a_broken_machine_gives_none(monkeypatch: p
 
 
 def test_wrong_columns_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="'test' must hold one entry for each of the 2 completions, not 1."):
+    with pytest.raises(ValueError, match="'test' must contain one entry for each of the 2 completions, not 1."):
         passes_tests([PROMPT] * 2, [BODY] * 2, test=[TEST], entry_point=["f"] * 2)
-    with pytest.raises(ValueError, match="'entry_point' must hold .* not one string"):
+    with pytest.raises(ValueError, match="'entry_point' must contain .* not one string"):
         passes_tests([PROMPT], [BODY], test=[TEST], entry_point="f")
-    with pytest.raises(ValueError, match="'prompts' must hold one entry"):
+    with pytest.raises(ValueError, match="'prompts' must contain one entry"):
         passes_tests([], [BODY], test=[TEST], entry_point=["f"])
-    with pytest.raises(ValueError, match="'code_prompt' must hold one entry"):
+    with pytest.raises(ValueError, match="'code_prompt' must contain one entry"):
         passes_tests([PROMPT], [BODY], test=[TEST], entry_point=["f"], code_prompt=[])
     with pytest.raises(ValueError, match="give the data set a 'code_prompt' column"):
         passes_tests([[{"role": "user", "content": "x"}]], [BODY], test=[TEST], entry_point=["f"])
@@ -363,38 +362,17 @@ def test_compiling_is_paid_and_nothing_is_run():
     words = [[{"role": "user", "content": "Please write it."}]]
     answer = [[{"role": "assistant", "content": chat(WHOLE)}]]
     assert compiles(words, answer, entry_point=["f"], code_prompt=[PROMPT]) == [1.0]
-    with pytest.raises(ValueError, match="'entry_point' must hold one entry"):
+    with pytest.raises(ValueError, match="'entry_point' must contain one entry"):
         compiles([PROMPT], [BODY], entry_point=[])
-
-
-@pytest.mark.parametrize(
-    ("completion", "expected"),
-    [
-        ("```python\nx\n```", 1.0),
-        ("\n```py\nx\n\ny\n```\n<|im_end|>", 1.0),
-        ("```\nx\n```", 1.0),
-        ("Sure!\n```python\nx\n```", 0.0),
-        ("```python\nx\n```\nIt is fast.", 0.0),
-        ("```python\nx\n```\n```python\ny\n```", 0.0),
-        ("```python\nx", 0.0),
-        ("```javascript\nx\n```", 0.0),
-        ("x", 0.0),
-        ("", 0.0),
-    ],
-)
-def test_one_code_block_and_nothing_else_is_paid(completion: str, expected: float):
-    assert is_one_code_block(completions=[completion], prompts=[PROMPT], completion_ids=[[1]]) == [expected]
-    message = [{"role": "assistant", "content": completion}]
-    assert is_one_code_block(completions=[message]) == [expected]
 
 
 # --- as TRL and the command line use them ----------------------------------------------------------------------------
 
 
 def test_the_command_line_lists_them_by_readable_names():
-    for reward in (passes_tests, fraction_of_tests, compiles, is_one_code_block):
+    for reward in (passes_tests, fraction_of_tests, compiles):
         assert train.find_reward(reward.__name__) is reward
-    with pytest.raises(train.CourseError, match="passes_tests, fraction_of_tests, compiles, is_one_code_block."):
+    with pytest.raises(train.CourseError, match="passes_tests, fraction_of_tests, compiles."):
         train.find_reward("no_such_reward")
 
 

