@@ -5,6 +5,7 @@ Like the charts of `helpers.figures`, each function returns a `Picture` for `fig
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,8 +81,8 @@ def loop(kind: str) -> Picture:
     boxes = SHARED_BOXES | OWN_BOXES[kind]
     patches = {}
     for name, (x, y, text) in boxes.items():
-        plain = {"facecolor": "white", "edgecolor": BLACK, "linewidth": 1.2}
-        coloured = {"facecolor": to_rgba(colour, 0.3), "edgecolor": colour, "linewidth": 2}
+        plain: dict[str, Any] = {"facecolor": "white", "edgecolor": BLACK, "linewidth": 1.2}
+        coloured: dict[str, Any] = {"facecolor": to_rgba(colour, 0.3), "edgecolor": colour, "linewidth": 2}
         look = plain if name in SHARED_BOXES else coloured
         edge = "--" if "frozen" in text else "-"
         corner = (x - 0.85, y - 0.4)
@@ -131,50 +132,27 @@ def memory_bars(gigabytes: pd.DataFrame, title: str) -> Picture:
 
 def pass_at_k_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw pass@k over k; `frames` is label -> `Evaluation.pass_at_k_curve()`."""
-    return curves(
-        frames,
-        "k",
-        "pass@k",
-        xlabel="k, samples per problem",
-        ylabel="problems solved by at least\none of k samples",
-        title="pass@k on held-out problems, with 95% intervals",
-    )
+    title, ylabel = "pass@k on held-out problems, with 95% intervals", "problems solved by at least\none of k samples"
+    return curves(frames, "k", "pass@k", xlabel="k, samples per problem", ylabel=ylabel, title=title)
 
 
 def temperature_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw pass@1 over the sampling temperature; `frames` is label -> `temperature_sweep(...)`."""
-    return curves(
-        frames,
-        "temperature",
-        "pass@1",
-        xlabel="sampling temperature (0 is greedy decoding)",
-        ylabel="pass@1",
-        title="pass@1 on held-out problems, with 95% intervals",
-    )
+    title, xlabel = "pass@1 on held-out problems, with 95% intervals", "sampling temperature (0 is greedy decoding)"
+    return curves(frames, "temperature", "pass@1", xlabel=xlabel, ylabel="pass@1", title=title)
 
 
 def reward_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw the mean reward over steps; `frames` is label -> frame of step, reward, and low and high of the seeds."""
-    return curves(
-        frames,
-        "step",
-        "reward",
-        xlabel="training step",
-        ylabel="mean reward",
-        title="Reward during training, with the range of the seeds",
-    )
+    title = "Reward during training, with the range of the seeds"
+    return curves(frames, "step", "reward", xlabel="training step", ylabel="mean reward", title=title)
 
 
 def accuracy_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw a reward model's accuracy over its labels; `frames` is label -> frame of labels, accuracy, low, high."""
-    fig = curves(
-        frames,
-        "labels",
-        "accuracy",
-        xlabel="comparisons that the reward model is trained on (logarithmic)",
-        ylabel="held-out comparisons\nit decides correctly",
-        title="Accuracy of a learned reward, with 95% intervals",
-    )
+    title, ylabel = "Accuracy of a learned reward, with 95% intervals", "held-out comparisons\nit decides correctly"
+    xlabel = "comparisons that the reward model is trained on (logarithmic)"
+    fig = curves(frames, "labels", "accuracy", xlabel=xlabel, ylabel=ylabel, title=title)
     axis = fig.axes[0]
     ticks = sorted({labels for frame in frames.values() for labels in frame["labels"]})
     axis.set_xscale("log")
@@ -232,7 +210,7 @@ def verifier_errors(shares: pd.DataFrame) -> Picture:
     errors.iloc[:, 0] = 1 - errors.iloc[:, 0]
     for (y, x), error in np.ndenumerate(errors.fillna(0).to_numpy()):
         filled = to_rgba(VERMILLION, 0.2 + 0.55 * error if error else 0)  # one error in a hundred shows too
-        box = {"facecolor": filled, "hatch": "//" if error else "", "edgecolor": "white"}
+        box: dict[str, Any] = {"facecolor": filled, "hatch": "//" if error else "", "edgecolor": "white"}
         axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, **box))
         share = shares.iloc[y, x]
         text = "not run" if np.isnan(share) else percent(share)

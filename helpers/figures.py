@@ -309,10 +309,9 @@ def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = Fa
             axis.bar(places, values, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=label)
         for place, value in zip(places, values, strict=True):
             if not np.isnan(value):
-                below = value < 0 and not log
-                offset = -3 if below else (7 if log else 2)
-                at = {"xytext": (0, offset), "textcoords": "offset points", "fontsize": 8.5, "ha": "center"}
-                axis.annotate(f"{value:.3g}", (place, value), va="top" if below else "bottom", **at)
+                side, points = ("top", -3) if value < 0 and not log else ("bottom", 7 if log else 2)
+                at = (place, value), (0, points)
+                axis.annotate(f"{value:.3g}", *at, textcoords="offset points", ha="center", va=side, fontsize=8.5)
     label_axis(axis, "", f"{ylabel} (logarithmic)" if log else ylabel, title)
     axis.set_xticks(range(len(frame)), frame.index)
     axis.margins(y=0.14)
@@ -368,6 +367,7 @@ def percent(fraction: float) -> str:
 
 
 def label_axis(axis: Axes, xlabel: str, ylabel: str, title: str) -> None:
+    """Set a panel's two labels and its title, in the style that all figures share."""
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     axis.set_title(title, fontsize=11)
@@ -395,25 +395,23 @@ def _columns(frame: pd.DataFrame, digits: int) -> Iterator[tuple[str, list[str],
             yield label, _numbers(column.to_numpy(float), digits), False
         else:
             cells = [f"{value:.{digits}g}" if isinstance(value, float) else str(value) for value in column]
-            yield label, ["–" if cell == "nan" else cell for cell in cells], True
+            yield label, ["-" if cell == "nan" else cell for cell in cells], True
 
 
 def _numbers(values: np.ndarray, digits: int) -> list[str]:
     """Format a column's numbers alike; see `table` for the rules."""
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0)
+    values = np.where(np.abs(values) < 1e-6 * largest, 0, values) + 0.0  # no rounding errors, and no "-0"
     known = values[np.isfinite(values)]
-    whole = known == np.round(known)
-    if whole.all():
+    if (known == np.round(known)).all():
         forms = [",.0f"] * len(values)
-    elif (np.abs(known[known != 0]) < 10.0**-digits).any():
+    elif ((known != 0) & (np.abs(known) < 10.0**-digits)).any():
         forms = [f".{digits}g"] * len(values)
     else:
-        rounded = np.round(known, digits)
-        decimals = next(d for d in range(digits + 1) if np.allclose(np.round(known, d), rounded, atol=1e-12))
-        has_counts = np.abs(known).max() >= 10
-        forms = [",.0f" if has_counts and value == np.round(value) else f",.{decimals}f" for value in values]
-    # Rounding first and adding 0 keeps a small negative number from becoming "-0.00".
-    cells = (value if "g" in form else np.round(value, digits) + 0.0 for value, form in zip(values, forms, strict=True))
-    return ["–" if np.isnan(v) else format(v, form) for v, form in zip(cells, forms, strict=True)]
+        enough = (d for d in range(digits + 1) if np.allclose(np.round(known, d), np.round(known, digits), atol=1e-12))
+        decimals = next(enough)
+        forms = [",.0f" if largest >= 10 and value == np.round(value) else f",.{decimals}f" for value in values]
+    return ["-" if np.isnan(value) else format(value, form) for value, form in zip(values, forms, strict=True)]
 
 
 def _with_index(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -456,16 +454,16 @@ def _roadmap_html(step: str) -> str:
 
     The lines have the colour of the page's text, so the strip fits a light and a dark theme.
     """
-    box = "border: 2px solid; border-radius: 6px; padding: 6px 8px; text-align: center"
+    box = "border: 2px solid; border-radius: 6px; padding: 6px 5px; text-align: center"
     filled = f"{box}; border-color: {BLUE}; background: {BLUE}; color: white"
     cells = (
         f'<td style="{filled}"><b>{label}</b></td>' if name == step else f'<td style="{box}">{label}</td>'
         for name, label in LOOP.items()
     )
-    strip = '<td style="border: none; padding: 0 4px">→</td>'.join(cells)
+    strip = '<td style="border: none; padding: 0">→</td>'.join(cells)
     back = "border: 2px solid; border-top: none; padding: 2px; text-align: center"
     return (
-        '<figure style="margin: 0"><table style="border-collapse: separate; border-spacing: 0 4px">'
+        '<figure style="margin: 0"><table style="border-collapse: separate; border-spacing: 1px 4px">'
         f'<tr style="background: none">{strip}</tr>'
         f'<tr style="background: none"><td colspan="9" style="{back}">↑ again, with the next problems</td></tr></table>'
         f"<figcaption>You are here: {LOOP[step]} ({list(LOOP).index(step) + 1} of {len(LOOP)}).</figcaption></figure>"
