@@ -1,49 +1,112 @@
-"""Every figure: Okabe-Ito colours with a second cue beside colour, and alternative text stored and printed.
+"""Show figures and tables with their words, and draw the charts that several notebooks use.
 
-Each function returns a matplotlib figure whose label is one sentence with the numbers shown; `show` displays both.
+Every chart is a `Picture`: a matplotlib figure with a caption and alternative text. `show` displays it. The colours can
+be told apart by colour-blind readers, and each has a second cue: a marker, a dash, a hatch or a label. What only one
+notebook draws is in `helpers.drawings`. The module is long because it holds many short charts and nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from io import BytesIO
-from textwrap import fill
 from typing import Any
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython import get_ipython
-from IPython.display import DisplayHandle, Image, display
+from IPython.display import DisplayHandle, display
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from PIL import Image
 
-# Okabe and Ito, "Color Universal Design" (2008): told apart under the common kinds of colour blindness.
+from helpers.runtime import CourseError
+
+# Okabe and Ito, "Color Universal Design" (2008).
 BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+BLUE, VERMILLION, PURPLE, YELLOW = "#0072B2", "#D55E00", "#CC79A7", "#F0E442"
 STYLES = ((ORANGE, "o", "--"), (BLUE, "s", "-"), (GREEN, "^", ":"), (PURPLE, "D", "-."))  # colour, marker, dash
+ON_WHITE = {"facecolor": "white", "linewidth": 0, "pad": 1}  # keeps a number readable on a coloured ground
 
-PANELS = (  # column of the history, title, axis label, colour, whether it is a share
-    ("reward", "Reward", "mean of the step", BLUE, True),
-    ("frac_reward_zero_std", "Groups without signal", "share of the groups", VERMILLION, True),
-    ("entropy", "Entropy", "nats per token", GREEN, False),
-    ("completion_length", "Completion length", "tokens", PURPLE, False),
-)
+INCHES, PIXELS, DPI = 7, 700, 200  # width of a figure as drawn and as shown, and its resolution
+
+PANELS = {  # column of the history: title, axis label, colour, whether it is a fraction
+    "reward": ("Reward", "mean of the step", BLUE, True),
+    "frac_reward_zero_std": ("Groups without signal", "fraction of groups", VERMILLION, True),
+    "entropy": ("Entropy", "nats per token", GREEN, False),
+    "completion_length": ("Completion length", "tokens", PURPLE, False),
+    "clipped_ratio": ("Truncated completions", "fraction", ORANGE, True),
+}
+
+LOOP = {  # short name: text in the box
+    "problem": "problem",
+    "completions": "group of completions",
+    "reward": "verifier",
+    "advantages": "advantages",
+    "step": "loss and step",
+    "evaluation": "held-out measurement",
+}
+
+
+class Picture(Figure):
+    """A figure 7 inches wide, with the words that go with it: alternative text, caption and a table of its values.
+
+    pyplot does not know these figures, so Jupyter never shows one a second time and none has to be closed.
+    """
+
+    def __init__(self, height: float) -> None:
+        super().__init__(figsize=(INCHES, height), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
+        self.alt, self.caption = "", ""
+        self.values: pd.DataFrame | None = None
+
+    def describe(self, alt: str, caption: str, values: pd.DataFrame | None = None) -> "Picture":
+        """Set the words. `alt` says what is drawn, `caption` what to see in it. Returns the picture itself."""
+        self.alt, self.caption, self.values = alt, caption, values
+        return self
+
+    def png(self) -> bytes:
+        """Return the picture as a PNG file, 1,400 pixels wide."""
+        drawn, small = BytesIO(), BytesIO()
+        self.savefig(drawn, format="png", dpi=DPI)
+        # A chart needs few colours. A palette of 64 makes the file a third as large, and outputs are committed.
+        # MAXCOVERAGE keeps rare colours; Pillow's default would paint a single blue line green.
+        reduced = Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        reduced.save(small, "PNG", optimize=True)
+        return small.getvalue()
+
+    def bundle(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return the picture by MIME type, as Jupyter displays it, and the metadata of its types.
+
+        JupyterLab, VS Code and nbconvert show the first type they know, and for all of them that is text/html. It
+        alone carries a caption and an `alt` that screen readers and HTML exports find. GitHub converts notebooks with
+        nbconvert and shows PNG outputs as data URIs too, so they pass its filter. PDF exports have no HTML: they, and
+        whoever wants the file, take image/png.
+        """
+        image = b64encode(self.png()).decode()
+        width, height = PIXELS, round(PIXELS * self.get_figheight() / INCHES)
+        below = "" if self.values is None else _details(self.values)
+        html = (
+            f'<figure style="margin: 0"><img src="data:image/png;base64,{image}" alt="{escape(self.alt)}" '
+            f'width="{width}" height="{height}" style="max-width: 100%; height: auto">'
+            f"<figcaption>{escape(self.caption)}{below}</figcaption></figure>"
+        )
+        data = {"text/html": html, "image/png": image, "text/plain": f"{self.alt}\n{self.caption}"}
+        return data, {"image/png": {"alt": self.alt, "width": width, "height": height}}
 
 
 def in_notebook() -> bool:
-    """Whether this runs in a Jupyter kernel, where pictures can be shown."""
+    """Return whether this runs in a Jupyter kernel, which can show pictures."""
     shell = get_ipython()
     return shell is not None and shell.has_trait("kernel")
 
 
-def show(fig: Figure, alt: str = "") -> None:
-    """Show a figure with alternative text (its label unless given), print that text below, and close the figure.
-
-    Raises ValueError where there is no text to go with it.
-    """
+def show(fig: Picture) -> None:
+    """Show a figure and its caption. Outside a notebook, print its words."""
     picture = LivePicture()
-    picture.draw(fig, alt)
+    picture.draw(fig)
     picture.finish()
 
 
@@ -51,53 +114,126 @@ class LivePicture:
     """A picture in a cell's output that can be drawn again in place."""
 
     def __init__(self) -> None:
+        self.fig: Picture | None = None
         self.handle: DisplayHandle | None = None
-        self.alt = ""
 
-    def draw(self, fig: Figure, alt: str = "") -> None:
-        """Show `fig` in the place of what was shown before, and close it; outside a notebook only close it."""
-        self.alt = alt or fig.get_label()
-        plt.close(fig)  # else the notebook shows it a second time at the end of the cell
-        if not self.alt:
-            raise ValueError("A figure needs alternative text: one sentence that says what it shows.")
-        if not in_notebook():
-            return
-        if self.handle is None:
-            self.handle = display(_image(fig, self.alt), display_id=True)
-        else:
-            self.handle.update(_image(fig, self.alt))
+    def draw(self, fig: Picture) -> None:
+        """Show `fig` in place of the picture before it. Raises ValueError if it has no alternative text."""
+        if not fig.alt or not fig.caption:
+            raise ValueError("A figure needs alternative text and a caption: call its describe(alt, caption).")
+        self.fig = fig
+        if in_notebook():
+            data, metadata = fig.bundle()
+            # JupyterLab swaps an image's source in place. It would build HTML anew each time, which can flicker.
+            del data["text/html"]
+            self._put(data, metadata)
 
     def finish(self) -> None:
-        """Print the alternative text below the picture: JupyterLab keeps it in the file but does not show it."""
-        print(fill(self.alt, 100))
+        """Show the last picture as `show` does, with its caption. Does nothing if there is none."""
+        if self.fig is None:
+            return
+        if in_notebook():
+            self._put(*self.fig.bundle())
+        else:
+            print(f"{self.fig.alt}\n{self.fig.caption}")
+
+    def _put(self, data: dict[str, str], metadata: dict[str, Any]) -> None:
+        if self.handle is None:
+            self.handle = display(data, metadata=metadata, raw=True, display_id=True)
+        else:
+            self.handle.update(data, metadata=metadata, raw=True)
 
 
-def learning_curves(history: pd.DataFrame) -> Figure:
-    """Four panels over steps: reward, groups without signal, entropy, completion length.
+def table(frame: pd.DataFrame, digits: int = 3) -> None:
+    """Show a table: text on the left and whole, numbers on the right and rounded to `digits` decimals.
 
-    `history` is a `history_frame`. The strong line is the mean of the last five steps, the faint one the step itself.
+    Hand over the frame as it is, without rounding it: a column of whole numbers has no decimals, and in a column that
+    reaches 10 the whole numbers have none either, so counts stay counts. Numbers that `digits` decimals would turn into
+    0 get `digits` significant digits. A named index, or one of names, becomes a column; a mere row number is left out.
+
+    >>> table(pd.DataFrame({"solved": [93.0, 188], "pass@1": [0.4559, 0.9216]}, index=["before", "after"]))
+            solved  pass@1
+    before      93   0.456
+    after      188   0.922
     """
-    fig, axes = plt.subplots(2, 2, figsize=(7, 4.2), sharex=True, layout="constrained")
+    if in_notebook():
+        display({"text/html": _table_html(frame, digits), "text/plain": _table_text(frame, digits)}, raw=True)
+    else:
+        print(_table_text(frame, digits))
+
+
+def roadmap(step: str) -> None:
+    """Show the six boxes of the loop with the box of this step filled: one of `LOOP`, or "verifier" for "reward".
+
+    Raises CourseError for another name.
+
+    >>> roadmap("reward")
+    problem → group of completions → [verifier] → advantages → loss and step → held-out measurement
+    """
+    step = {"verifier": "reward"}.get(step, step)
+    if step not in LOOP:
+        raise CourseError(f"{step!r} is not a step of the loop. The steps are: {', '.join(LOOP)}.")
+    text = " → ".join(f"[{label}]" if name == step else label for name, label in LOOP.items())
+    if in_notebook():
+        display({"text/html": _roadmap_html(step), "text/plain": text}, raw=True)
+    else:
+        print(text)
+
+
+def learning_curves(
+    history: pd.DataFrame,
+    *,
+    max_steps: int | None = None,
+    seconds_left: float | None = None,
+    extra: Sequence[str] = (),
+) -> Picture:
+    """Draw what a run logged, a panel each: the columns in PANELS that `history` has, and those named in `extra`.
+
+    `history` is a `history_frame`. A thick line is the mean of the last five steps, a thin one the step itself. The
+    axes run to `max_steps` from the start, and the title says how far the run is.
+    """
+    shown = {column: look for column, look in PANELS.items() if column in history}
+    for column in extra:
+        is_fraction = bool(history[column].between(0, 1).all())
+        shown[column] = (column.replace("_", " ").capitalize(), "mean of the step", BLACK, is_fraction)
+    rows = -(-len(shown) // 3)
+    fig = Picture(2.1 * rows + (0.3 if max_steps else 0))
+    axes = list(fig.subplots(rows, 3, squeeze=False).flat)
     smooth = history.rolling(5, min_periods=1).mean()
-    for axis, (column, title, unit, colour, is_share) in zip(axes.flat, PANELS, strict=True):
+    for axis, (column, (title, unit, colour, is_fraction)) in zip(axes, shown.items(), strict=False):
+        dot = "." if len(history) == 1 else ""  # a line through one point cannot be seen
         axis.plot(history["step"], history[column], color=colour, alpha=0.4, linewidth=1)
-        axis.plot(history["step"], smooth[column], color=colour, linewidth=2, marker="." if len(history) == 1 else "")
-        axis.set_title(title, fontsize=11)
-        axis.set_ylabel(unit)
-        axis.set_ylim(0, 1.04 if is_share else max(1.08 * history[column].max(), 0.01))
-        _plain(axis)
-    for axis in axes[1]:
-        axis.set_xlabel("training step")
-        axis.set_xlim(0, max(5, history["step"].max()))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    fig.set_label(_history_in_words(history))
-    return fig
+        axis.plot(history["step"], smooth[column], color=colour, linewidth=2, marker=dot)
+        label_axis(axis, "training step", unit, title)
+        axis.set_ylim(0, 1.04 if is_fraction else max(1.08 * history[column].max(), 0.01))
+        axis.set_xlim(0, max_steps or max(5, history["step"].max()))
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
+    if len(axes) > len(shown):
+        words = "thin line: one step\nthick line: mean of\nthe last five steps"
+        axes[-1].text(0.5, 0.5, words, ha="center", va="center", fontsize=9, transform=axes[-1].transAxes)
+    if max_steps:
+        left = f", about {_duration(seconds_left)} left" if seconds_left else ""
+        fig.suptitle(f"step {history['step'].iloc[-1]} of {max_steps}{left}", fontsize=11)
+    titles = pd.Index([title for title, *_ in shown.values()], name="mean of the steps")
+    first, last = history[list(shown)].head(5).mean(), history[list(shown)].tail(5).mean()
+    return fig.describe(
+        f"Line charts over the training steps: {', '.join(titles).lower()}.",
+        f"Learning curves over {len(history)} steps: the mean reward goes from {first['reward']:.2f} in the first five "
+        f"steps to {last['reward']:.2f} in the last five.",
+        pd.DataFrame({"first five": first.to_numpy(), "last five": last.to_numpy()}, index=titles),
+    )
 
 
-def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Figure:
-    """Bars of the held-out scores before and after with 95 % intervals; both are `Evaluation.summary()`."""
+def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Picture:
+    """Draw bars of the held-out scores before and after training, with 95% intervals.
+
+    Both arguments are an `Evaluation.summary()`.
+    """
     names = list(before["interval"])
-    fig, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    fig = Picture(3.8)
+    axis = fig.subplots()
     for side, (scores, colour, hatch, label) in enumerate(
         ((before, ORANGE, "//", "before"), (after, BLUE, "", "after"))
     ):
@@ -106,439 +242,229 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Figure:
             x = position + 0.38 * (side - 0.5)
             axis.bar(x, scores[name], 0.36, color=colour, hatch=hatch, edgecolor="white", zorder=2)
             axis.plot([x, x], [low, high], color=BLACK, linewidth=1.4, zorder=3)
-            axis.text(x, high + 0.02, f"{label}\n{_percent(scores[name])}", ha="center", va="bottom", fontsize=9)
-    axis.set_xticks(range(len(names)), [_score_name(name) for name in names])
+            axis.text(x, high + 0.02, f"{label}\n{percent(scores[name])}", ha="center", va="bottom", fontsize=9)
+    title = f"Before and after training, {before['problems']} held-out problems, 95% intervals"
+    label_axis(axis, "", "held-out problems solved", title)
+    axis.set_xticks(range(len(names)), [{"greedy": "greedy decoding"}.get(name, name) for name in names])
     axis.set_ylim(0, 1.22)
-    axis.set_yticks([0, 0.25, 0.5, 0.75, 1], [_percent(share) for share in (0, 0.25, 0.5, 0.75, 1)])
-    axis.set_ylabel("held-out problems solved")
-    axis.set_title(f"Before and after training, {before['problems']} held-out problems, 95 % intervals", fontsize=11)
-    _plain(axis)
-    changes = "; ".join(f"{_score_name(name)} {_percent(before[name])} to {_percent(after[name])}" for name in names)
-    fig.set_label(f"Bars of the held-out problems solved before and after training: {changes}.")
-    return fig
+    axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    changes = (f"{name} {percent(before[name])} to {percent(after[name])}" for name in names)
+    values = pd.DataFrame({"before": pd.Series(before), "after": pd.Series(after)}).loc[names]
+    return fig.describe(f"Bar chart. {title}.", f"Held-out problems solved: {'; '.join(changes)}.", values)
 
 
-def pass_at_k_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """pass@k over k with 95 % intervals; `curves` is label -> `Evaluation.pass_at_k_curve()`."""
-    fig, axis = _curves(curves, "k", "pass@k")
-    axis.set_xlabel("k, samples per problem")
-    axis.set_ylabel("problems solved by at least\none of k samples")
-    axis.set_title("pass@k on held-out problems, with 95 % intervals", fontsize=11)
-    return fig
+def curves(frames: Mapping[str, pd.DataFrame], x: str, y: str, *, xlabel: str, ylabel: str, title: str) -> Picture:
+    """Draw a curve of fractions for each frame (label -> frame): column `y` over column `x`.
 
-
-def temperature_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """pass@1 over the sampling temperature with 95 % intervals; `curves` is label -> `temperature_sweep(...)`."""
-    fig, axis = _curves(curves, "temperature", "pass@1")
-    axis.set_xlabel("sampling temperature (0 is greedy decoding)")
-    axis.set_ylabel("pass@1")
-    axis.set_title("pass@1 on held-out problems by temperature, with 95 % intervals", fontsize=11)
-    return fig
-
-
-def verifier_errors(shares: pd.DataFrame) -> Figure:
-    """The share of programs each verifier accepts, errors filled: a row per verifier, a column per kind of program.
-
-    The first column holds right answers, all others wrong ones; NaN is what was not measured.
+    A band goes from the column `low` to the column `high`; say in the title what it is.
     """
-    fig, axis = plt.subplots(figsize=(7, 0.5 * len(shares) + 1.1), layout="constrained")
-    for y, row in enumerate(shares.to_numpy()):
-        for x, share in enumerate(row):
-            error = 0 if share != share else (1 - share if x == 0 else share)
-            fill_in = to_rgba(VERMILLION, 0.2 + 0.55 * error if error else 0)  # one error in a hundred shows too
-            box = {"facecolor": fill_in, "hatch": "//" if error else "", "edgecolor": "white"}
-            axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, **box))
-            text = "not run" if share != share else _percent(share)
-            axis.text(x, y, text, ha="center", va="center", fontsize=9, bbox={"facecolor": "white", "linewidth": 0})
-    axis.set_xticks(range(shares.shape[1]), [fill(name, 12) for name in shares.columns])
-    axis.set_yticks(range(len(shares)), shares.index)
-    axis.set_xlim(-0.5, shares.shape[1] - 0.5)
-    axis.set_ylim(len(shares) - 0.5, -0.5)
-    axis.set_ylabel("verifier")
-    axis.set_title("Share accepted: the first column should be 100 %, all others 0 %", fontsize=11)
-    axis.tick_params(length=0, labelsize=9, top=True, labeltop=True, bottom=False, labelbottom=False)
-    axis.spines[:].set_visible(False)
-    rows = (f"{name}: " + ", ".join(_share_in_words(*item) for item in row.items()) for name, row in shares.iterrows())
-    fig.set_label(f"Table of what each verifier accepts, errors filled. {'; '.join(rows)}.")
-    return fig
-
-
-def grading_times(seconds: Mapping[str, float], step: float, note: str) -> Figure:
-    """Bars of the seconds each verifier takes for one training step's programs, and a line at a whole step's `step`."""
-    fig, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    axis.barh(list(seconds), list(seconds.values()), 0.6, color=SKY_BLUE, edgecolor=BLUE)
-    axis.axvline(step, color=VERMILLION, linestyle="--")
-    axis.text(step * 1.06, -0.62, note, color=VERMILLION, fontsize=9, va="bottom")
-    for name, time in seconds.items():
-        box = {"facecolor": "white", "linewidth": 0, "pad": 1}
-        axis.text(time * 1.06, name, f"{time:.2g} s", va="center", fontsize=9, bbox=box)
-    axis.set_xscale("log")
-    axis.set_xlim(min(seconds.values()) / 3, max(seconds.values()) * 4)
-    axis.set_ylim(len(seconds) - 0.5, -1.1)
-    axis.set_xlabel("seconds (logarithmic)")
-    axis.set_ylabel("verifier")
-    axis.set_title("Time to grade the programs of one training step", fontsize=11)
-    _plain(axis)
-    times = ", ".join(f"{name} {time:.2g} s" for name, time in seconds.items())
-    fig.set_label(f"Bars of the time to grade one step's programs, beside {note}, {step:.2g} s: {times}.")
-    return fig
-
-
-def cheat_shares(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """The share of cheats over steps, logarithmic; `curves` is label -> share before each step."""
-    fig, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
-    for (label, shares), (colour, _, dash) in zip(curves.items(), STYLES, strict=False):
-        axis.plot(shares, color=colour, linestyle=dash, linewidth=2, label=label)
-    axis.legend(frameon=False, handlelength=3, loc="upper right", bbox_to_anchor=(1, 0.9))
-    axis.set_yscale("log")
-    axis.set_ylim(5e-4, 1.5)
-    axis.set_yticks([0.001, 0.01, 0.1, 1], ["0.1 %", "1 %", "10 %", "100 %"])
-    axis.set_xlabel("step")
-    axis.set_ylabel("share of cheats (logarithmic)")
-    axis.set_title("The share of cheats while a policy learns", fontsize=11)
-    _plain(axis)
-    ends = (f"{label} from {100 * shares[0]:.3g} % to {100 * shares[-1]:.3g} %" for label, shares in curves.items())
-    fig.set_label(f"Curves of the share of cheats over steps: {'; '.join(ends)}.")
-    return fig
-
-
-LANES = ("people", "trained", "frozen", "programs", "to check")
-LANE_LOOKS = ((ORANGE, ":"), (BLUE, "-"), (SKY_BLUE, "--"), (GREEN, "-."), (PURPLE, ":"))  # colour, edge
-
-
-def rlhf_pipeline() -> Figure:
-    """InstructGPT's three stages: who works, what is trained, what is frozen, what can be checked (2203.02155)."""
-    boxes = {
-        "demonstrations": (0, "people", "write\ndemonstrations"),
-        "sft": (0, "trained", "SFT model"),
-        "check sft": (0, "to check", "read what it writes"),
-        "comparisons": (1, "people", "say which of two\ncompletions is better"),
-        "reward": (1, "trained", "reward model"),
-        "check reward": (1, "to check", "accuracy on\nheld-out comparisons"),
-        "policy": (1.77, "trained", "policy"),
-        "value": (2.23, "trained", "value\nmodel"),
-        "scorer": (1.77, "frozen", "reward\nmodel"),
-        "reference": (2.23, "frozen", "reference\n(SFT model)"),
-        "people": (2, "people", "compare again,\nto measure"),
-        "check policy": (2, "to check", "people's preference\non new prompts"),
-    }
-    arrows = ("demonstrations sft", "sft comparisons", "comparisons reward", "reward scorer", "scorer policy")
-    stages = ("1  Imitate", "2  Learn a reward", "3  PPO: four models")
-    fig = _pipeline("RLHF: the reward is learned from people's comparisons", stages, boxes, arrows)
-    fig.set_label(
-        "Drawing of RLHF in three stages. 1: people write demonstrations, and an SFT model is trained on them. 2: "
-        "people compare its completions, and a reward model is trained on that. 3: PPO trains a policy and a value "
-        "model; the reward model and a reference are frozen. Four models in memory, and no program checks an answer."
+    fig = Picture(3.8)
+    axis = fig.subplots()
+    for (label, frame), (colour, marker, dash) in zip(frames.items(), STYLES, strict=False):
+        axis.fill_between(frame[x], frame["low"], frame["high"], color=colour, alpha=0.18, linewidth=0)
+        axis.plot(frame[x], frame[y], color=colour, marker=marker, linestyle=dash, label=label)
+    label_axis(axis, xlabel, ylabel, title)
+    axis.legend(frameon=False, handlelength=3)
+    axis.set_ylim(0, 1.04)
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    ends = (
+        f"{label} from {percent(frame[y].iloc[0])} at {frame[x].iloc[0]:g} to {percent(frame[y].iloc[-1])} at "
+        f"{frame[x].iloc[-1]:g}"
+        for label, frame in frames.items()
     )
-    return fig
+    values = pd.DataFrame({label: frame.set_index(x)[y] for label, frame in frames.items()})
+    return fig.describe(f"Line chart of {y} over {x}. {title}.", f"{y}: {'; '.join(ends)}.", values)
 
 
-def rlvr_pipeline() -> Figure:
-    """RLVR with GRPO: the same lanes as `rlhf_pipeline`, and what stands in them now."""
-    boxes = {
-        "problems": (0, "people", "write problems\nand tests"),
-        "check problems": (0, "to check", "do right answers\npass the tests?"),
-        "policy": (1, "trained", "policy writes a\ngroup of answers"),
-        "verifier": (2, "programs", "verifier runs\nthe tests"),
-        "check verifier": (2, "to check", "verdicts on answers\nof known worth"),
-        "update": (3, "trained", "policy, updated\nby GRPO"),
-        "reference": (3, "frozen", "reference, only\nwith a KL penalty"),
-        "check update": (3, "to check", "tests on held-\nout problems"),
-    }
-    arrows = ("problems policy", "policy verifier", "verifier update", "update policy")
-    stages = ("1  Problems", "2  Sample", "3  Verify", "4  Update")
-    fig = _pipeline("RLVR: the reward is what a program finds", stages, boxes, arrows)
-    fig.set_label(
-        "Drawing of RLVR with GRPO in four stages. 1: people write problems and tests. 2: the policy writes a group of "
-        "answers to each. 3: a verifier, a program, runs the tests. 4: GRPO updates the policy, and it goes on with "
-        "stage 2. One model is trained; a frozen reference is there only with a KL penalty."
-    )
-    return fig
-
-
-def memory_bars(gigabytes: pd.DataFrame, title: str) -> Figure:
-    """Stacked bars of memory in GB: a row per set-up, a column per part; the total stands behind each bar."""
-    fig, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    looks = zip(
-        (BLUE, SKY_BLUE, ORANGE, VERMILLION, GREEN, PURPLE, "#F0E442", BLACK),
-        ("", "//", "", "\\\\", "", "xx", "..", ""),
-        strict=True,
-    )
-    left = pd.Series(0.0, gigabytes.index)
-    for (part, sizes), (colour, hatch) in zip(gigabytes.items(), looks, strict=False):
-        axis.barh(gigabytes.index, sizes, 0.62, left=left, color=colour, hatch=hatch, edgecolor="white", label=part)
-        left += sizes
-    for name, total in left.items():
-        axis.text(total + 0.01 * left.max(), name, f"{total:.1f}", va="center", fontsize=9)
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1.1 * left.max())
-    axis.set_xlabel("GB (10⁹ bytes)")
-    axis.set_ylabel("set-up")
-    axis.set_title(title, fontsize=11)
-    axis.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.16))
-    _plain(axis)
-    axis.grid(False, axis="y")
-    rows = (
-        f"{name} {left[name]:.1f} ({', '.join(f'{part} {size:.1f}' for part, size in row.items() if size)})"
-        for name, row in gigabytes.iterrows()
-    )
-    fig.set_label(f"Stacked bars of memory in GB: {'; '.join(rows)}.")
-    return fig
-
-
-def accuracy_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Pairwise accuracy over the number of labels; `curves` is label -> frame of labels, accuracy, low, high."""
-    fig, axis = _curves(curves, "labels", "accuracy")
-    ticks = sorted({labels for frame in curves.values() for labels in frame["labels"]})
-    axis.set_xscale("log")
-    axis.set_xticks(ticks, [f"{labels:,}" for labels in ticks])
-    axis.minorticks_off()
-    axis.axhline(0.5, color=BLACK, linewidth=1, linestyle=":")
-    axis.text(ticks[-1], 0.51, "a coin", ha="right", va="bottom", fontsize=9)
-    axis.set_ylim(0.3, 1.04)
-    axis.set_xlabel("labels: comparisons the reward model is trained on (logarithmic)")
-    axis.set_ylabel("share of held-out comparisons\nit decides rightly")
-    axis.set_title("A learned reward's accuracy on held-out problems, with 95 % intervals", fontsize=11)
-    return fig
-
-
-def best_of_n_curves(curve: pd.DataFrame) -> Figure:
-    """Two panels over n: how often the best of n passes, by reward model and by verifier, and the mean learned score.
-
-    `curve` has the columns n, truth, low, high, verifier, score.
-    """
-    fig, (truth, score) = plt.subplots(1, 2, figsize=(7, 3.8), layout="constrained", width_ratios=(3, 2))
-    learned, exact = STYLES[0], STYLES[1]
-    truth.fill_between(curve["n"], curve["low"], curve["high"], color=learned[0], alpha=0.18, linewidth=0)
-    panels = (
-        (truth, "truth", learned, "best by the learned reward"),
-        (truth, "verifier", exact, "best by the verifier"),
-        (score, "score", learned, "best by the learned reward"),
-    )
-    for axis, column, (colour, marker, dash), label in panels:
-        axis.plot(curve["n"], curve[column], color=colour, marker=marker, linestyle=dash, label=label)
-    for axis in (truth, score):
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(curve["n"], [str(n) for n in curve["n"]])
-        axis.set_xlabel("n, completions to choose from")
-        _plain(axis)
-    truth.legend(frameon=False, handlelength=3, fontsize=9, loc="lower left")
-    truth.set_ylim(0, 1.04)
-    truth.set_ylabel("chosen completions that pass")
-    truth.set_title("The truth, with 95 % interval", fontsize=11)
-    score.set_ylabel("mean score of the chosen")
-    score.set_title("The learned score", fontsize=11)
-    first, last = curve.iloc[0], curve.iloc[-1]
-    best = curve.loc[curve["truth"].idxmax()]
-    fig.set_label(
-        f"Curves over n from {first['n']:.0f} to {last['n']:.0f}. Chosen by the learned reward, the share that "
-        f"passes goes from {_percent(first['truth'])} over {_percent(best['truth'])} at n = {best['n']:.0f} to "
-        f"{_percent(last['truth'])}, while its mean score goes from {first['score']:.2f} to {last['score']:.2f}; "
-        f"chosen by the verifier, the share goes from {_percent(first['verifier'])} to {_percent(last['verifier'])}."
-    )
-    return fig
-
-
-def line_panels(panels: Mapping[str, pd.DataFrame], ylabel: str, *, log: bool = False) -> Figure:
-    """Panels side by side, title -> frame: a curve per column over the index, whose name is the x label.
-
-    The sentence names each curve's ends and its highest point.
-    """
-    fig, axes = plt.subplots(1, len(panels), figsize=(7, 3.6), sharey=True, squeeze=False, layout="constrained")
-    words = []
-    for axis, (title, frame) in zip(axes.flat, panels.items(), strict=True):
+def line_panels(panels: Mapping[str, pd.DataFrame], ylabel: str) -> Picture:
+    """Draw panels side by side, title -> frame: a curve per column over the index, whose name is the x label."""
+    fig = Picture(3.6)
+    axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (title, frame) in zip(axes, panels.items(), strict=True):
         for (label, values), (colour, marker, dash) in zip(frame.items(), STYLES, strict=False):
             mark = {"marker": marker, "markevery": max(1, len(frame) // 8)}
             axis.plot(frame.index, values, color=colour, linestyle=dash, label=label, **mark)
-            shown = dict.fromkeys((frame.index[0], values.idxmax(), frame.index[-1]))
-            words.append(f"{title}, {label}: " + ", ".join(f"{values[at]:.3g} at {at:.3g}" for at in shown))
-        axis.set_title(title, fontsize=11)
-        axis.set_xlabel(frame.index.name)
+        label_axis(axis, frame.index.name, "" if axis is not axes[0] else ylabel, title)
         axis.legend(frameon=False, handlelength=3, fontsize=9)
-        _plain(axis)
-    axes[0, 0].set_ylabel(ylabel)
-    if log:
-        axes[0, 0].set_yscale("log")
-        axes[0, 0].set_ylabel(f"{ylabel} (logarithmic)")
-    fig.set_label(f"Curves of {ylabel}. {'; '.join(words)}.")
-    return fig
+    together = pd.concat([frame.add_prefix(f"{title}: ") for title, frame in panels.items()], axis=1)
+    peaks = (f"{label} peaks at {column.max():.3g}" for label, column in together.items())
+    return fig.describe(f"Line chart of {ylabel} over {together.index.name}.", f"{'; '.join(peaks)}.", together)
 
 
-def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = False) -> Figure:
-    """Bars with their values above: a group per row, a bar per column; none for NaN."""
-    fig, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
+def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = False) -> Picture:
+    """Draw a group of bars for each row, a bar for each column, with their values. NaN leaves a gap.
+
+    With `log`, draw dots on a logarithmic axis: the length of a bar means nothing without a zero to start from.
+    """
+    fig = Picture(3.6)
+    axis = fig.subplots()
     width = 0.8 / frame.shape[1]
-    looks = zip((SKY_BLUE, ORANGE, GREEN, PURPLE), ("", "//", "..", "xx"), strict=True)
-    for number, ((label, values), (colour, hatch)) in enumerate(zip(frame.items(), looks, strict=False)):
+    looks = ((SKY_BLUE, "", "s"), (ORANGE, "//", "o"), (GREEN, "..", "^"), (PURPLE, "xx", "D"))
+    for number, ((label, values), (colour, hatch, marker)) in enumerate(zip(frame.items(), looks, strict=False)):
         places = [x + width * (number + 0.5) - 0.4 for x in range(len(frame))]
-        drawn = axis.bar(places, values, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=label)
-        axis.bar_label(drawn, ["" if value != value else f"{value:.3g}" for value in values], fontsize=8, padding=1)
+        if log:
+            axis.plot(places, values, marker, color=colour, markeredgecolor=BLACK, markersize=8, label=label)
+        else:
+            axis.bar(places, values, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=label)
+        for place, value in zip(places, values, strict=True):
+            if not np.isnan(value):
+                side, points = ("top", -3) if value < 0 and not log else ("bottom", 7 if log else 2)
+                at = (place, value), (0, points)
+                axis.annotate(f"{value:.3g}", *at, textcoords="offset points", ha="center", va=side, fontsize=8.5)
+    label_axis(axis, "", f"{ylabel} (logarithmic)" if log else ylabel, title)
     axis.set_xticks(range(len(frame)), frame.index)
-    axis.set_ylabel(ylabel)
-    axis.set_title(title, fontsize=11)
-    axis.margins(y=0.12)
+    axis.margins(y=0.14)
     if log:
         axis.set_yscale("log")
-        axis.set_ylabel(f"{ylabel} (logarithmic)")
+        axis.yaxis.set_major_formatter("{x:g}")
     if frame.shape[1] > 1:
-        axis.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
-    _plain(axis)
-    rows = (
-        f"{name}: " + ", ".join(f"{at} {value:.3g}" for at, value in row.dropna().items())
-        for name, row in frame.iterrows()
-    )
-    fig.set_label(f"Bars of {ylabel}. {'; '.join(rows)}.")
-    return fig
+        axis.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    kind = "Dot chart on a logarithmic axis" if log else "Bar chart"
+    ranges = "; ".join(f"{name} from {column.min():.3g} to {column.max():.3g}" for name, column in frame.items())
+    return fig.describe(f"{kind} for {_list(frame.index)}. {title}.", f"{ylabel}: {ranges}.", frame)
 
 
-def token_strip(tokens: Sequence[str], rows: Mapping[str, Sequence[float]]) -> Figure:
-    """A completion's tokens as coloured boxes with a number in each, one strip for each name in `rows`."""
+def token_strip(tokens: Sequence[str], rows: Mapping[str, Sequence[float]], scale: float | None = None) -> Picture:
+    """Draw a completion's tokens as boxes with a number in each, a strip for each name in `rows`.
+
+    All strips share one colour scale, from -`scale` to `scale`: by default the largest value of any row. Give the same
+    `scale` to strips in several figures that are compared.
+    """
     per_line, height = 11, len(rows) + 1.4
     lines = -(-len(tokens) // per_line)
-    fig, axis = plt.subplots(figsize=(7, 0.33 * height * lines + 0.3), layout="constrained")
-    shades = {name: max(map(abs, values)) or 1 for name, values in rows.items()}
+    scale = scale or max(abs(value) for values in rows.values() for value in values) or 1.0
+    fig = Picture(0.33 * height * lines + 0.55)
+    axis = fig.subplots()
     for number, token in enumerate(tokens):
         x, top = number % per_line, height * (number // per_line)
-        axis.text(x, top, token, ha="center", va="center", fontsize=8, family="monospace", fontweight="bold")
-        for below, (name, values) in enumerate(rows.items(), 1):
+        axis.text(x, top, token, ha="center", va="center", fontsize=9, family="monospace", fontweight="bold")
+        for below, values in enumerate(rows.values(), 1):
             value = values[number]
-            colour = to_rgba(VERMILLION if value < 0 else BLUE, 0.75 * abs(value) / shades[name])
+            colour = to_rgba(VERMILLION if value < 0 else BLUE, 0.75 * min(1, abs(value) / scale))
             axis.add_patch(Rectangle((x - 0.48, top + below - 0.46), 0.96, 0.92, facecolor=colour, edgecolor=BLACK))
-            box = {"facecolor": "white", "linewidth": 0, "pad": 1}
-            axis.text(x, top + below, f"{value:+.2f}", ha="center", va="center", fontsize=8, bbox=box)
+            axis.text(x, top + below, f"{value:+.2f}", ha="center", va="center", fontsize=8.5, bbox=ON_WHITE)
     ticks = [height * line + below for line in range(lines) for below in range(1, len(rows) + 1)]
+    axis.set_title(f"colour: orange is negative, blue is positive, strongest at ±{scale:.2g}", fontsize=9)
     axis.set_yticks(ticks, list(rows) * lines, fontsize=9)
     axis.set_xticks([])
     axis.set_xlim(-0.5, per_line - 0.5)
     axis.set_ylim(height * lines - 0.8, -0.6)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    fig.set_label(
-        f"Strip of the {len(tokens)} tokens of a completion. "
-        + "; ".join(f"{name} from {min(values):+.2f} to {max(values):+.2f}" for name, values in rows.items())
-        + "."
-    )
-    return fig
+    ranges = "; ".join(f"{name} from {min(values):+.2f} to {max(values):+.2f}" for name, values in rows.items())
+    values = pd.DataFrame({"token": tokens, **rows})
+    return fig.describe(f"Strips of the {len(tokens)} tokens of a completion: {_list(rows)}.", f"{ranges}.", values)
 
 
-def clip_quadrants(losses: Mapping[int, pd.Series], low: float, high: float) -> Figure:
-    """Loss of a token over the ratio, for advantage +1 and -1 (name -> series over the ratio); clipped parts marked."""
-    fig, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
-    for axis, (advantage, loss) in zip(axes, losses.items(), strict=True):
-        flat = loss.index >= high if advantage > 0 else loss.index <= low
-        axis.plot(loss.index, loss, color=BLUE, linewidth=2)
-        axis.plot(loss.index[flat], loss[flat], color=VERMILLION, linewidth=4, linestyle=(0, (1, 1)))
-        axis.axvline(1, color=BLACK, linewidth=1)
-        for bound in (low, high):
-            axis.axvline(bound, color=BLACK, linewidth=1, linestyle=":")
-        edge, end = (high, loss.index[-1]) if advantage > 0 else (low, loss.index[0])
-        level, rise = loss[flat].iloc[0], 0.05 * (loss.max() - loss.min())
-        box = {"facecolor": "white", "linewidth": 0, "pad": 1}
-        below = {"ha": "center", "va": "bottom", "color": VERMILLION, "bbox": box}
-        axis.text((edge + end) / 2, level + rise, "clipped:\ngradient 0", **below)
-        # In the corner below the slope.
-        x, side = (0.03, "left") if advantage > 0 else (0.97, "right")
-        aside = {"ha": side, "va": "bottom", "transform": axis.transAxes}
-        axis.text(x, 0.12, "never clipped\non the slope", color=BLUE, bbox=box, **aside)
-        axis.set_title(f"advantage {advantage:+d}: make it {'more' if advantage > 0 else 'less'} likely", fontsize=11)
-        axis.set_xlabel("ratio, new probability over old")
-        axis.set_ylabel("loss of the token")
-        _plain(axis)
-    fig.set_label(
-        f"Two curves of a token's loss over the ratio. Advantage +1: it falls until {high:g} and is flat above. "
-        f"Advantage -1: it is flat below {low:g} and rises from there. On the flat, clipped parts the gradient is 0."
-    )
-    return fig
+def percent(fraction: float) -> str:
+    """Return a fraction as a whole percentage.
+
+    >>> percent(0.456)
+    '46%'
+    """
+    return f"{100 * fraction:.0f}%"
 
 
-def reward_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Reward over training steps; `curves` is label -> frame of step, reward, low, high (least and largest seed)."""
-    fig, axis = _curves(curves, "step", "reward")
-    axis.set_xlabel("training step")
-    axis.set_ylabel("mean reward")
-    axis.set_title("Reward while training, with the range of the seeds", fontsize=11)
-    fig.set_label(fig.get_label().replace("95 % intervals", "the range of the seeds"))
-    return fig
-
-
-def _pipeline(
-    title: str, stages: Sequence[str], boxes: Mapping[str, tuple[float, str, str]], arrows: Sequence[str]
-) -> Figure:
-    """Boxes, name -> (column, lane, text), and arrows "from to" between them."""
-    fig, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    places = {}
-    for name, (column, lane, text) in boxes.items():
-        colour, edge = LANE_LOOKS[LANES.index(lane)]
-        width, height = (0.42 if column % 1 else 0.84), 0.6
-        x, y = column, LANES.index(lane)
-        places[name] = x, y, width / 2, height / 2
-        corner = (x - width / 2, y - height / 2)
-        look = {"facecolor": to_rgba(colour, 0.25), "edgecolor": colour, "linestyle": edge, "linewidth": 1.6}
-        axis.add_patch(Rectangle(corner, width, height, **look))
-        axis.text(x, y, text, ha="center", va="center", fontsize=8)
-    for start, end in (arrow.split() for arrow in arrows):
-        (x0, y0, w0, h0), (x1, y1, w1, h1) = places[start], places[end]
-        side, down = (x1 > x0) - (x1 < x0), (y1 > y0) - (y1 < y0)
-        ends = (
-            ((x0, y0 + down * h0), (x1, y1 - down * h1)) if x0 == x1 else ((x0 + side * w0, y0), (x1 - side * w1, y1))
-        )
-        axis.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "->", "linewidth": 1.2})
-    axis.set_xticks(range(len(stages)), stages, fontweight="bold")
-    axis.set_yticks(range(len(LANES)), LANES)
-    axis.set_xlim(-0.5, len(stages) - 0.5)
-    axis.set_ylim(len(LANES) - 0.5, -0.5)
-    axis.hlines([y + 0.5 for y in range(len(LANES) - 1)], -0.5, len(stages) - 0.5, color=BLACK, alpha=0.15, linewidth=1)
-    axis.set_ylabel("what takes part")
+def label_axis(axis: Axes, xlabel: str, ylabel: str, title: str) -> None:
+    """Set a panel's two labels and its title, in the style that all figures share."""
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
     axis.set_title(title, fontsize=11)
-    axis.tick_params(length=0, labelsize=9, top=True, labeltop=True, bottom=False, labelbottom=False)
-    axis.spines[:].set_visible(False)
-    return fig
-
-
-def _share_in_words(kind: str, share: float) -> str:
-    return f"{kind} {'not run' if share != share else _percent(share)}"
-
-
-def _curves(curves: Mapping[str, pd.DataFrame], x: str, y: str) -> tuple[Figure, Axes]:
-    fig, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
-    for (label, frame), (colour, marker, dash) in zip(curves.items(), STYLES, strict=False):
-        axis.fill_between(frame[x], frame["low"], frame["high"], color=colour, alpha=0.18, linewidth=0)
-        axis.plot(frame[x], frame[y], color=colour, marker=marker, linestyle=dash, label=label)
-    axis.legend(frameon=False, handlelength=3)
-    axis.set_ylim(0, 1.04)
-    _plain(axis)
-    ends = "; ".join(
-        f"{label} from {_percent(frame[y].iloc[0])} at {frame[x].iloc[0]:g} to {_percent(frame[y].iloc[-1])} at "
-        f"{frame[x].iloc[-1]:g}"
-        for label, frame in curves.items()
-    )
-    fig.set_label(f"Curves of {y} over {x} with 95 % intervals: {ends}.")
-    return fig, axis
-
-
-def _history_in_words(history: pd.DataFrame) -> str:
-    first, last = history.head(5).mean(), history.tail(5).mean()
-    parts = [f"{title.lower()} {first[column]:.2f} to {last[column]:.2f}" for column, title, *_ in PANELS]
-    return (
-        f"Four curves over {len(history)} steps, mean of the first five to mean of the last five: {', '.join(parts)}."
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _score_name(name: str) -> str:
-    return {"greedy": "greedy decoding"}.get(name, name)
-
-
-def _plain(axis: Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.25)
     axis.tick_params(labelsize=9)
 
 
-def _image(fig: Figure, alt: str) -> Image:
-    buffer = BytesIO()
-    fig.savefig(buffer, format="png", dpi=100)
-    return Image(data=buffer.getvalue(), format="png", metadata={"alt": alt})  # alt= came after IPython 7
+def _list(names: Any) -> str:
+    return ", ".join(dict.fromkeys(map(str, names)))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _columns(frame: pd.DataFrame, digits: int) -> Iterator[tuple[str, list[str], bool]]:
+    """Yield each column's name, its cells as text, and whether they are words, which stand on the left."""
+    for name, column in frame.infer_objects().items():
+        label = " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+        is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+        if is_number:
+            yield label, _numbers(column.to_numpy(float), digits), False
+        else:
+            cells = [f"{value:.{digits}g}" if isinstance(value, float) else str(value) for value in column]
+            yield label, ["-" if cell == "nan" else cell for cell in cells], True
+
+
+def _numbers(values: np.ndarray, digits: int) -> list[str]:
+    """Format a column's numbers alike; see `table` for the rules."""
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0)
+    values = np.where(np.abs(values) < 1e-6 * largest, 0, values) + 0.0  # no rounding errors, and no "-0"
+    known = values[np.isfinite(values)]
+    if (known == np.round(known)).all():
+        forms = [",.0f"] * len(values)
+    elif ((known != 0) & (np.abs(known) < 10.0**-digits)).any():
+        forms = [f".{digits}g"] * len(values)
+    else:
+        enough = (d for d in range(digits + 1) if np.allclose(np.round(known, d), np.round(known, digits), atol=1e-12))
+        decimals = next(enough)
+        forms = [",.0f" if largest >= 10 and value == np.round(value) else f",.{decimals}f" for value in values]
+    return ["-" if np.isnan(value) else format(value, form) for value, form in zip(values, forms, strict=True)]
+
+
+def _with_index(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Return the frame with its index as columns, and how many they are: none for a mere row number."""
+    if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None and frame.index.start == 0:
+        return frame, 0
+    names = ["" if name is None else name for name in frame.index.names]
+    return frame.reset_index(names=names, allow_duplicates=True), len(names)
+
+
+def _table_html(frame: pd.DataFrame, digits: int = 3) -> str:
+    frame, heads = _with_index(frame)
+    head, columns = [], []
+    for number, (name, cells, words) in enumerate(_columns(frame, digits)):
+        # JupyterLab and nbconvert align every cell right, and remove style sheets: so each cell has its own style.
+        side = f'style="text-align: {"left" if words or number < heads else "right"}"'
+        start, end = ('th scope="row"', "th") if number < heads else ("td", "td")
+        head.append(f'<th scope="col" {side}>{escape(name)}</th>')
+        columns.append([f"<{start} {side}>{escape(cell)}</{end}>" for cell in cells])
+    rows = [head, *zip(*columns, strict=True)]
+    top, *body = (f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    return f"<table><thead>{top}</thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _table_text(frame: pd.DataFrame, digits: int = 3) -> str:
+    frame, heads = _with_index(frame)
+    columns = []
+    for number, (name, cells, words) in enumerate(_columns(frame, digits)):
+        width = max(map(len, [name, *cells]))
+        columns.append([f"{cell:{'<' if words or number < heads else '>'}{width}}" for cell in [name, *cells]])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def _details(values: pd.DataFrame) -> str:
+    return f"<details><summary>Values</summary>{_table_html(values)}</details>"
+
+
+def _roadmap_html(step: str) -> str:
+    """Return a table of one row, which can still be read if styles are filtered out, as on GitHub.
+
+    The lines have the colour of the page's text, so the strip fits a light and a dark theme.
+    """
+    box = "border: 2px solid; border-radius: 6px; padding: 6px 5px; text-align: center"
+    filled = f"{box}; border-color: {BLUE}; background: {BLUE}; color: white"
+    cells = (
+        f'<td style="{filled}"><b>{label}</b></td>' if name == step else f'<td style="{box}">{label}</td>'
+        for name, label in LOOP.items()
+    )
+    strip = '<td style="border: none; padding: 0">→</td>'.join(cells)
+    back = "border: 2px solid; border-top: none; padding: 2px; text-align: center"
+    return (
+        '<figure style="margin: 0"><table style="border-collapse: separate; border-spacing: 1px 4px">'
+        f'<tr style="background: none">{strip}</tr>'
+        f'<tr style="background: none"><td colspan="9" style="{back}">↑ again, with the next problems</td></tr></table>'
+        f"<figcaption>You are here: {LOOP[step]} ({list(LOOP).index(step) + 1} of {len(LOOP)}).</figcaption></figure>"
+    )
