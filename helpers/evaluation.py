@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from helpers.policy import sample_completions
 from helpers.problems import Problem, prompt_of
 from helpers.rewards import passes_tests
+from helpers.samples import write_samples as write_samples
 from helpers.verifier import GradingError
 
 

@@ -72,7 +72,9 @@ class LivePicture:
         print(fill(self.alt, 100))
 
 
-def learning_curves(history: pd.DataFrame) -> Figure:
+def learning_curves(
+    history: pd.DataFrame, *, max_steps: int | None = None, seconds_left: float | None = None, extra: Sequence[str] = ()
+) -> Figure:
     """Four panels over steps: reward, groups without signal, entropy, completion length.
 
     `history` is a `history_frame`. The strong line is the mean of the last five steps, the faint one the step itself.

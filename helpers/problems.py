@@ -194,3 +194,12 @@ def _refuse_duplicates(problems: Sequence[Problem], where: str) -> None:
         if problem.task_id in seen:
             raise ProblemError(f"{where}, problem {number}: field 'task_id' repeats {problem.task_id!r}.")
         seen.add(problem.task_id)
+
+
+def columns(problems):  # TEMP
+    return {
+        "code_prompt": [p.prompt for p in problems],
+        "test": [p.test for p in problems],
+        "entry_point": [p.entry_point for p in problems],
+        "task_id": [p.task_id for p in problems],
+    }
