@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from helpers.policy import load_config, load_tokenizer, tokenize_prompt
 from helpers.problems import Problem, prompt_of
+from helpers.profiles import Settings
 from helpers.runtime import CourseError
-from helpers.settings import Settings
 
 FP32, HALF = 4, 2  # bytes of a number
 GIB = 2**30

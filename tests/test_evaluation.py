@@ -19,7 +19,7 @@ from helpers.evaluation import (
     temperature_sweep,
 )
 from helpers.problems import prompt_of
-from helpers.settings import profile_settings
+from helpers.profiles import profile_settings
 from helpers.verifier import GradingError
 
 PROBLEMS = arithmetic_problems()

@@ -25,7 +25,7 @@ from helpers.memory import (
 )
 from helpers.policy import load_config, load_tokenizer
 from helpers.problems import load_problems, prompt_of
-from helpers.settings import profile_settings
+from helpers.profiles import profile_settings
 
 # From the config.json of Qwen2.5 and Qwen2.5-Coder of these sizes (arXiv 2409.12186, table 1).
 SHAPES = {

@@ -10,8 +10,8 @@ import pytest
 
 from helpers import hub, runtime, settings
 from helpers.hub import PolicyError
+from helpers.profiles import PROFILES, SettingsError, profile_settings, settings_here
 from helpers.runtime import CourseError
-from helpers.settings import PROFILES, SettingsError, profile_settings, settings_here
 
 QWEN = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 

@@ -16,7 +16,7 @@ from helpers import training
 from helpers.evaluation import evaluate
 from helpers.policy import end_token_ids, load_policy, sample_completion_ids, tokenize_prompt
 from helpers.problems import INSTRUCTION, load_problems, prompt_of, read_problems, split_problems
-from helpers.settings import profile_settings
+from helpers.profiles import profile_settings
 from helpers.training import build_trainer, check_signal, history_frame, train_dataset
 from tools.notebooks import execute
 

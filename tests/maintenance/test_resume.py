@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import Interrupted, last_checkpoint, mark_complete, require_room
+from helpers.resumable import ResumableTrainer
 from jupyter_client import KernelManager
 from small_run import small_settings, vowels
 from transformers import TrainerCallback
 
 from helpers import checkpoints, evaluation, rewards, settings, train
-from helpers.checkpoints import Interrupted, last_checkpoint, mark_complete, require_room
 from helpers.policy import load_policy
 from helpers.problems import load_problems, write_problems
-from helpers.resumable import ResumableTrainer
 from helpers.runtime import CourseError
 from helpers.training import build_trainer, history_frame
 
