@@ -29,7 +29,7 @@ class Interrupted(CourseError):
     """A run that ended early. `what` says where, and what is kept; `status` is the exit status for a shell."""
 
     def __init__(self, where: str, kept: Path | None, status: int, build: bool = False) -> None:
-        self.what, self.status = f"{where}, before the first checkpoint.", status
+        self.what, self.status = f"{where}. There is no checkpoint yet.", status
         if kept:
             folder = kept.parent
             self.what = f"{where}. The checkpoint of step {step_of(kept)}, with the history up to it, is in {folder}."

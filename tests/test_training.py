@@ -33,7 +33,7 @@ SMALL = replace(
 
 
 def vowels(prompts, completions, **columns):
-    """Share of vowels: a reward that a random model can climb."""
+    """Return the fraction of vowels: a reward that a random model can climb."""
     return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in completions]
 
 
