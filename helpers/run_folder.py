@@ -227,7 +227,7 @@ def before_after_table(result: dict[str, Any]) -> str:
     >>> after = {"pass@1": 0.75, "interval": {"pass@1": [0.7, 0.8]}, "problems": 204, "samples": 8}
     >>> change = {"pass@1": {"difference": 0.5, "interval": [0.45, 0.55]}}
     >>> print(before_after_table({"before": before, "after": after, "change": change}).splitlines()[-1])
-    pass@1     25.0 % [20.0, 30.0]    75.0 % [70.0, 80.0]   +50.0 [45.0, 55.0]
+    pass@1     25.0 % [20.0, 30.0]     75.0 % [70.0, 80.0]    +50.0 [45.0, 55.0]
     """
     before, after, change = result["before"], result["after"], result["change"]
     lines = [
