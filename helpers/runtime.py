@@ -128,7 +128,7 @@ def install(missing: dict[str, str], restart: str) -> None:
     """
     if old := {need: here for need, here in missing.items() if here and Requirement(need).name in SHIPPED}:
         raise CourseError(
-            f"This notebook needs {_in_words(old)}, which is part of this runtime: choose the runtime's newest version."
+            f"This notebook needs {_in_words(old)}, which is a part of this runtime: choose its newest version."
         )
     if missing:
         from IPython import get_ipython
@@ -142,7 +142,7 @@ def install(missing: dict[str, str], restart: str) -> None:
             get_ipython().system(shlex.join(["pip", "install", "-c", kept.name, *missing]))
         importlib.invalidate_caches()
         if left := missing_packages(missing):
-            raise CourseError(f"pip could not install {_in_words(left)}. The last lines of its output, above, say why.")
+            raise CourseError(f"pip could not install {_in_words(left)}; its own last lines, above, say why.")
         changed = {name for name, _ in before.items() - _versions().items()}
         of_module = importlib.metadata.packages_distributions()
         loaded = {name.lower() for module in of_module.keys() & sys.modules.keys() for name in of_module[module]}

@@ -42,9 +42,9 @@ def folder(tmp_path_factory):
     return save_chat_policy(tmp_path_factory.mktemp("chat"))
 
 
-def trained(folder, output, settings, reward=vowels):
+def trained(folder, output, settings, reward=vowels, **options):
     model, tokenizer = load_policy(folder)
-    trainer = build_trainer(settings, model, tokenizer, arithmetic_problems(), reward, output)
+    trainer = build_trainer(settings, model, tokenizer, arithmetic_problems(), reward, output, **options)
     trainer.train()
     return trainer
 
@@ -131,14 +131,14 @@ def test_what_was_cut_off_teaches_nothing(tmp_path):
     before = weights(load_policy(endless)[0])
     cut = replace(SMALL, max_completion_length=4, max_steps=1)
     kept = trained(endless, tmp_path / "kept", replace(cut, mask_truncated_completions=False))
-    masked = trained(endless, tmp_path / "masked", cut)
+    masked = trained(endless, tmp_path / "masked", cut, allow_no_signal=True)
     assert history_frame(masked)["clipped_ratio"].iloc[-1] == 1
     assert torch.equal(weights(masked.model), before)
     assert not torch.equal(weights(kept.model), before)
 
 
 def test_half_precision_is_the_same_before_in_and_after_training_and_keeps_float32_weights(folder, tmp_path):
-    """Tried with bf16, which CPUs have too; fp16 goes the same way, with gradient scaling that only a GPU has."""
+    """Use bf16, which CPUs have too. fp16 takes the same path, but with gradient scaling, which only a GPU has."""
     half = replace(SMALL, precision="bf16", learning_rate=1e-12)  # too small a rate to change an answer
     model, tokenizer = load_policy(folder)
     seen = []
@@ -152,7 +152,7 @@ def test_half_precision_is_the_same_before_in_and_after_training_and_keeps_float
     assert trainer.accelerator.mixed_precision == "bf16"
     after = evaluate(model, tokenizer, problems, **how)
     assert (after.completions, after.greedy_completions) == (before.completions, before.greedy_completions)
-    assert len(seen) > 100 and all(seen)
+    assert len(seen) > 80 and all(seen)
     assert before.completions != evaluate(model, tokenizer, problems, **how | {"seed": 1}).completions
 
 
