@@ -119,6 +119,7 @@ def evaluate(
     num_samples: int = 8,
     temperature: float = 1.0,
     conversational: bool = False,
+    progress: Any = None,
     **sampling: Any,
 ) -> Evaluation:
     """Measure a policy: one greedy completion and `num_samples` sampled ones per problem, all graded by the tests.
@@ -143,6 +144,10 @@ def evaluate(
         passed=tuple(tuple(passed[1:]) for passed in verdicts),
         temperature=temperature,
     )
+
+
+def print_progress() -> Any:  # TEMP
+    return None
 
 
 def grade(problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[bool]]:

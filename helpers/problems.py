@@ -26,7 +26,7 @@ INSTRUCTION = (
 HELD_OUT_PREFIX = "tiny_held_out/"
 
 
-class ProblemError(ValueError):
+class ProblemError(hub.CourseError, ValueError):
     """A problem file that cannot be used; the message names the file, the line and the field."""
 
 
