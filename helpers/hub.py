@@ -37,8 +37,8 @@ def locate(model: str | Path) -> str:
         raise PolicyError(f"There is no model folder {model}.")
     # Given the id of a cached model, the loaders would still ask the Hub for news, and without a network they would
     # retry for a minute. Given the folder in the cache, they read it and ask nobody.
-    if folder := cached_folder(str(model)):
-        return str(folder)
+    if cached := cached_folder(str(model)):
+        return str(cached)
     if reason := obstacle(str(model)):
         raise PolicyError(
             f"{model} is not on this machine, and {reason}: connect to the network, name a folder that contains a "

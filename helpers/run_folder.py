@@ -134,18 +134,9 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(CHECKPOINT))
 
 
-def state_of(checkpoint: Path) -> dict[str, Any] | None:
-    """Return the trainer's state in a checkpoint, or None if the checkpoint was cut short while it was written."""
-    try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return state if isinstance(state, dict) else None
-
-
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint in `folder`, or None. One that was cut short does not count."""
-    return next((path for path in reversed(checkpoint_folders(folder)) if state_of(path)), None)
+    return next((path for path in reversed(checkpoint_folders(folder)) if _is_complete(path)), None)
 
 
 def seal_checkpoint(checkpoint: Path) -> None:
@@ -180,13 +171,14 @@ def write_unfinished(record: dict[str, Any], folder: Path) -> None:
 
 
 def read_unfinished(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of the run that was interrupted in `folder`.
+    """Return the record of the run that was interrupted in `folder`, and add the step from which it resumes.
 
     Raises CourseError if there is no such run, if its record is damaged, or if it was not `given` these settings.
     """
     if (folder / RESULT).exists():
         raise CourseError(f"The run in {folder} is complete ({RESULT} exists), so there is nothing to resume.")
-    if not (folder / UNFINISHED).exists() or last_checkpoint(folder) is None:
+    kept = last_checkpoint(folder)
+    if not (folder / UNFINISHED).exists() or kept is None:
         raise CourseError(
             f"There is no complete checkpoint in {folder} to resume from: start again with --overwrite instead."
         )
@@ -202,6 +194,7 @@ def read_unfinished(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     if names:
         changes = ", ".join(f"{name} {old.get(name)} (now {new.get(name)})" for name in names)
         raise CourseError(f"The run in {folder} was started with other settings: {changes}. Resume with the same ones.")
+    record["resumed"].append(step_of(kept))
     return record
 
 
@@ -246,6 +239,13 @@ def before_after_table(result: dict[str, Any]) -> str:
 def _interval(bounds: Sequence[float]) -> str:
     low, high = (100 * bound for bound in bounds)
     return f"[{low:.1f}, {high:.1f}]"
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        return isinstance(json.loads((checkpoint / STATE).read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def _digest(path: Path) -> str:

@@ -188,7 +188,7 @@ def offline() -> None:
     # They read the variable only once, at import, so an imported library must be told directly.
     for module in ("huggingface_hub.constants", "datasets.config"):
         if module in sys.modules:
-            sys.modules[module].HF_HUB_OFFLINE = True
+            vars(sys.modules[module])["HF_HUB_OFFLINE"] = True
 
 
 def set_seeds(seed: int) -> None:

@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from helpers import rewards, run_folder
-from helpers.problems import Problem, ProblemError, load_problems, split_problems, write_problems
+from helpers.problems import Problem, load_problems, split_problems, write_problems
 from helpers.run_folder import RESULT, Interrupted, last_checkpoint, step_of, write_result, writing
 from helpers.runtime import CourseError, offline, quieten, share_cores
 from helpers.verifier import BrokenTestsError, GradingError, isolation_report
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"helpers.train: {_how_to_continue(stop, output, argv)}", file=sys.stderr)
         return getattr(stop, "status", 130)
-    except (CourseError, ProblemError, BrokenTestsError, GradingError) as error:
+    except (CourseError, BrokenTestsError, GradingError) as error:
         print(f"helpers.train: {error}", file=sys.stderr)
         return 2
     print(run_folder.before_after_table(result))
@@ -82,7 +82,7 @@ def run(
     train, held_out = split_problems(problems)
     given = _given(settings, reward, problems)
     record = run_folder.read_unfinished(output, given) if resume else None
-    from helpers.evaluation import Evaluation, compare, evaluate, write_samples
+    from helpers.evaluation import Evaluation, compare, evaluate, print_progress, write_samples
     from helpers.memory import plan_memory
     from helpers.policy import load_policy, save_policy
 
@@ -92,7 +92,7 @@ def run(
     from helpers.training import NoSignalError, build_trainer, history_frame
 
     trainer = build_trainer(settings, model, tokenizer, train, reward, output, allow_no_signal=allow_no_signal)
-    sampling = {"num_samples": settings.eval_samples, "temperature": settings.eval_temperature}
+    sampling: dict[str, Any] = {"num_samples": settings.eval_samples, "temperature": settings.eval_temperature}
     sampling |= {"conversational": settings.conversational, **settings.sampling}
     print(
         f"Profile {settings.profile}, model {settings.model}: {settings.max_steps} steps on {len(train)} problems; "
@@ -100,14 +100,13 @@ def run(
         flush=True,
     )
     if record is None:
-        before = evaluate(model, tokenizer, held_out, **sampling)
+        before = evaluate(model, tokenizer, held_out, progress=print_progress(), **sampling)
         with writing(output):
             write_problems(held_out, output / run_folder.HELD_OUT)
             write_samples(held_out, before.completions, output / run_folder.SAMPLES.format("before"))
         record = {"given": given, "before": asdict(before), "resumed": [], "seconds": 0.0}
     else:
         before = Evaluation(**{name: _tuples(value) for name, value in record["before"].items()})
-        record["resumed"].append(step_of(last_checkpoint(output)))
     record["seconds"] += perf_counter() - started  # everything except the training itself
     with writing(output):
         run_folder.write_unfinished(record, output)
@@ -118,7 +117,7 @@ def run(
         run_folder.discard_run(output)
         raise
     trained = perf_counter()
-    after = evaluate(model, tokenizer, held_out, **sampling)
+    after = evaluate(model, tokenizer, held_out, progress=print_progress(), **sampling)
     result = {
         **{name: getattr(settings, name) for name in ("profile", "model", "seed")},
         "reward": reward.__name__,

@@ -199,6 +199,8 @@ class ResumableTrainer(GRPOTrainer):
     `_get_train_sampler` and `_issue_warnings_after_load`, and a test fails if a new release drops one of these.
     """
 
+    model: PreTrainedModel
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._epochs_done, self._cut_short = 0, False
@@ -210,7 +212,7 @@ class ResumableTrainer(GRPOTrainer):
         """Seconds spent on the steps in the history, also on those before an interruption."""
         return float(history_frame(self)["seconds"].sum())
 
-    def train(self, resume_from_checkpoint: bool = False) -> TrainOutput:
+    def train(self, resume_from_checkpoint: bool = False) -> TrainOutput:  # type: ignore[override]
         """Train, or continue from the last complete checkpoint in the output folder.
 
         Raises Interrupted if a signal or a full disk ended it, and CourseError if there is no intact checkpoint to
@@ -222,11 +224,10 @@ class ResumableTrainer(GRPOTrainer):
             raise CourseError(
                 "This trainer stopped in the middle of a step, so it cannot continue: build the trainer again."
             )
-        folder = Path(self.args.output_dir)
-        kept = self._find_checkpoint(folder) if resume_from_checkpoint else None
+        kept = self._find_checkpoint() if resume_from_checkpoint else None
         if kept and step_of(kept) >= self.args.max_steps:
             return self._restore_end(kept)
-        self._epochs_done = int(run_folder.state_of(kept)["epoch"]) if kept else 0
+        self._epochs_done = int(_state(kept).epoch or 0) if kept else 0
         self._cut_short = True
         try:
             with self._checkpoints.listening():
@@ -237,7 +238,7 @@ class ResumableTrainer(GRPOTrainer):
         except Exception as error:
             if not self._checkpoints.saving:
                 raise
-            what = f"The checkpoint of step {self.state.global_step} cannot be written to {folder}"
+            what = f"The checkpoint of step {self.state.global_step} cannot be written to {self._folder}"
             raise self._ended(f"{what}: {run_folder.reason_of(error)}", status=2) from error
         self._cut_short = False
         if self._checkpoints.signum:
@@ -267,10 +268,14 @@ class ResumableTrainer(GRPOTrainer):
         if lacking := {name for name, _ in self.model.named_parameters()} & set(load_result.missing_keys):
             raise CourseError(f"The checkpoint lacks weights of this model: {', '.join(sorted(lacking))}.")
 
-    def _find_checkpoint(self, folder: Path) -> Path:
-        kept = last_checkpoint(folder)
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def _find_checkpoint(self) -> Path:
+        kept = last_checkpoint(self._folder)
         if kept is None:
-            raise CourseError(f"There is no complete checkpoint in {folder} to resume from.")
+            raise CourseError(f"There is no complete checkpoint in {self._folder} to resume from.")
         run_folder.require_intact(kept)
         print(f"Resuming from step {step_of(kept)} of {self.args.max_steps}.", flush=True)
         return kept
@@ -278,14 +283,18 @@ class ResumableTrainer(GRPOTrainer):
     def _restore_end(self, checkpoint: Path) -> TrainOutput:
         """Take model and history from the last step's checkpoint. Without this, transformers trains one step more."""
         self.model.load_state_dict(load_policy(checkpoint)[0].state_dict())
-        self.state = TrainerState.load_from_json(str(checkpoint / run_folder.STATE))
+        self.state = _state(checkpoint)
         return TrainOutput(self.state.global_step, float("nan"), {"train_runtime": self.train_seconds})
 
     def _ended(self, where: str, status: int | None = None) -> Interrupted:
-        kept = last_checkpoint(Path(self.args.output_dir))
+        kept = last_checkpoint(self._folder)
         if status is None:
             status = 128 + (self._checkpoints.signum or signal.SIGINT)
         return Interrupted(where, kept, status, build=self._cut_short)
+
+
+def _state(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / run_folder.STATE))
 
 
 class StopWithoutSignal(TrainerCallback):
@@ -348,6 +357,8 @@ class Progress(TrainerCallback):
 
     def _show(self, state: Any) -> None:
         history = _frame(state.log_history)
+        if absent := [name for name in self.extra if name not in history]:
+            raise SettingsError(f"The history has no column {', '.join(absent)}; it has: {', '.join(history)}.")
         seconds_left = None
         if steps_left := state.max_steps - state.global_step:
             done = state.global_step - self.first_step
@@ -379,7 +390,10 @@ def _frame(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _line(row: pd.Series, max_steps: int, seconds_left: float | None) -> str:
-    left = "" if seconds_left is None else f"  about {seconds_left:.0f} s left"
+    left = ""
+    if seconds_left is not None:
+        amount = f"{seconds_left:.0f} s" if seconds_left < 120 else f"{seconds_left / 60:.0f} min"
+        left = f"  about {amount} left"
     return (
         f"step {row['step']:3.0f}/{max_steps}  reward {row['reward']:.2f}  groups without signal "
         f"{row['frac_reward_zero_std']:.2f}  entropy {row['entropy']:.3f}  length {row['completion_length']:.0f}  "

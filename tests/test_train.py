@@ -110,7 +110,7 @@ def test_before_and_after_are_measured_alike_and_as_the_settings_say(command, mo
     measured = []
     real = evaluation.evaluate
 
-    def evaluate(model, tokenizer, problems, **sampling):
+    def evaluate(model, tokenizer, problems, progress, **sampling):
         measured.append(([problem.task_id for problem in problems], sampling))
         return real(model, tokenizer, problems, **sampling)
 

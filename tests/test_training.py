@@ -2,6 +2,7 @@ import time
 import warnings
 from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
 import torch
 from random_policy import arithmetic_problems, save_random_policy
@@ -368,31 +369,37 @@ def test_a_terminal_gets_a_line_now_and_then_with_the_time_that_is_left(train, m
 
 
 def test_a_notebook_gets_one_picture_that_the_clock_redraws_in_place(train, monkeypatch, capsys):
-    shown, asked = [], []
+    shown = []
 
-    class Handle:
-        def update(self, image):
-            shown.append(("update", image.metadata["alt"]))
+    class Picture:
+        def __init__(self):
+            shown.append("new")
 
-    def display(image, display_id):
-        shown.append(("display", image.metadata["alt"]))
-        return Handle()
+        def draw(self, drawn):
+            shown.append(drawn)
 
-    real = figures.learning_curves
-
-    def learning_curves(history, **options):
-        asked.append((len(history), options))
-        return real(history)
+        def finish(self):
+            shown.append("finished")
 
     monkeypatch.setattr(figures, "in_notebook", lambda: True)
-    monkeypatch.setattr(figures, "display", display)
-    monkeypatch.setattr(figures, "learning_curves", learning_curves)
+    monkeypatch.setattr(figures, "LivePicture", Picture)
+    monkeypatch.setattr(figures, "learning_curves", lambda history, **options: options | {"steps": len(history)})
     monkeypatch.setattr(training, "perf_counter", Clock())
     train(progress=Progress(extra=["clipped_ratio"]))
-    assert [kind for kind, _ in shown] == ["display", "update", "update"]
-    assert [length for length, _ in asked] == [1, 4, 6]
-    assert {(one["max_steps"], one["extra"]) for _, one in asked} == {(6, ("clipped_ratio",))}
-    assert asked[1][1]["seconds_left"] == pytest.approx(2, abs=1) and asked[-1][1]["seconds_left"] is None
-    assert "over 6 steps" in shown[-1][1] and "reward" in shown[-1][1]
-    printed = capsys.readouterr().out
-    assert " ".join(printed.split()) == shown[-1][1]  # the caption, once, below the last drawing
+    new, *drawn, finished = shown
+    assert (new, finished) == ("new", "finished")
+    assert [one["steps"] for one in drawn] == [1, 4, 6]
+    assert {(one["max_steps"], one["extra"]) for one in drawn} == {(6, ("clipped_ratio",))}
+    assert drawn[1]["seconds_left"] == pytest.approx(2, abs=1) and drawn[-1]["seconds_left"] is None
+    assert capsys.readouterr().out == ""
+
+
+def test_a_column_that_the_history_lacks_is_named(train):
+    with pytest.raises(SettingsError, match="The history has no column truth; it has: step, reward,"):
+        train(progress=Progress(extra=["truth"]))
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(None, "1.0 s"), (40.4, "about 40 s left"), (600, "about 10 min left")])
+def test_the_time_that_is_left_in_words(seconds, said, train):
+    row = {"step": 1, "reward": 0.5, "frac_reward_zero_std": 0, "entropy": 1, "completion_length": 8, "seconds": 1.0}
+    assert training._line(pd.Series(row), 9, seconds).endswith(said)
