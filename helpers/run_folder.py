@@ -3,13 +3,14 @@
 Nothing here imports torch, so a wrong folder is reported at once.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,18 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise CourseError(f"Results cannot be written to {folder}: {reason_of(error)}.") from error
+        raise CourseError(f"Results cannot be written to {folder}: {reason_of(error, folder)}.") from error
 
 
-def reason_of(error: Exception) -> str:
-    """Return the first line of what an error says, without a full stop at its end."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.strip().splitlines()[0].rstrip(".")
+def reason_of(error: Exception, folder: Path) -> str:
+    """Return why a write to `folder` failed, in a few words without a full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # If the disk is full, torch only says "unexpected pos 64 vs 0".
+    with suppress(OSError):
+        if shutil.disk_usage(folder).free < 1_000_000:
+            return os.strerror(errno.ENOSPC)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def require_writable(folder: Path) -> None:

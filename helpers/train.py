@@ -26,8 +26,9 @@ from helpers.verifier import BrokenTestsError, GradingError, isolation_report
 
 if TYPE_CHECKING:
     from helpers.profiles import Settings
+    from helpers.training import RewardFunction
 
-RewardFunction = Callable[..., Sequence[float | None]]
+NO_REWARDS = ("verdicts",)  # it has a reward's signature, but returns verdicts instead of numbers
 PACKAGES = ("torch", "trl", "transformers", "datasets", "accelerate", "numpy")
 
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(
     settings: "Settings",
-    reward: RewardFunction,
+    reward: "RewardFunction",
     output: Path,
     *,
     allow_no_signal: bool = False,
@@ -140,7 +141,7 @@ def run(
     return result
 
 
-def find_reward(name: str) -> RewardFunction:
+def find_reward(name: str) -> "RewardFunction":
     """Return the reward function of that name in helpers.rewards. Raises CourseError that lists the names there are.
 
     Any public function there that TRL can call as a reward will do: one that takes `completions` and **kwargs.
@@ -148,7 +149,7 @@ def find_reward(name: str) -> RewardFunction:
     >>> find_reward("passes_tests").__name__
     'passes_tests'
     """
-    public = {key: value for key, value in vars(rewards).items() if not key.startswith("_")}
+    public = {key: value for key, value in vars(rewards).items() if not key.startswith("_") and key not in NO_REWARDS}
     functions = {key: value for key, value in public.items() if inspect.isfunction(value) and _is_reward(value)}
     if name not in functions:
         raise CourseError(
@@ -192,7 +193,7 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
     return settings_here(arguments.profile, **{name: value for name, value in given.items() if value is not None})
 
 
-def _given(settings: "Settings", reward: RewardFunction, problems: Sequence[Problem]) -> dict[str, Any]:
+def _given(settings: "Settings", reward: "RewardFunction", problems: Sequence[Problem]) -> dict[str, Any]:
     """Return everything that must be the same when a run is resumed."""
     digest = hashlib.sha256(json.dumps([vars(problem) for problem in problems]).encode()).hexdigest()[:12]
     return {**asdict(settings), "reward": reward.__name__, "SHA-256 of the problems": digest}

@@ -239,7 +239,7 @@ class ResumableTrainer(GRPOTrainer):
             if not self._checkpoints.saving:
                 raise
             what = f"The checkpoint of step {self.state.global_step} cannot be written to {self._folder}"
-            raise self._ended(f"{what}: {run_folder.reason_of(error)}", status=2) from error
+            raise self._ended(f"{what}: {run_folder.reason_of(error, self._folder)}", status=2) from error
         self._cut_short = False
         if self._checkpoints.signum:
             raise self._ended(f"Stopped after step {self.state.global_step} of {self.args.max_steps}")

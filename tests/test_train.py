@@ -185,7 +185,7 @@ def test_only_public_functions_that_trl_can_call_are_rewards(monkeypatch):
     monkeypatch.setattr(rewards, "as_trl_types_it", as_trl_types_it, raising=False)
     monkeypatch.setattr(rewards, "_private", as_trl_types_it, raising=False)
     assert train.find_reward("as_trl_types_it") is as_trl_types_it
-    for name in ("extract_code", "_private", "Submission", "absent", ""):
+    for name in ("extract_code", "_private", "Submission", "verdicts", "absent", ""):
         with pytest.raises(CourseError, match="choose one of: passes_tests"):
             train.find_reward(name)
 
