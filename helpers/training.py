@@ -222,7 +222,7 @@ class ResumableTrainer(GRPOTrainer):
         # them, and would end with other weights without any error. They cannot be reset except by private names.
         if self._cut_short:
             raise CourseError(
-                "This trainer stopped in the middle of a step, so it cannot continue: build the trainer again."
+                "This trainer ended in the middle of a run, so it cannot continue: build the trainer again."
             )
         kept = self._find_checkpoint() if resume_from_checkpoint else None
         if kept and step_of(kept) >= self.args.max_steps:

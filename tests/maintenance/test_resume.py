@@ -31,7 +31,7 @@ STEPS = 6
 FLAGS = ["--profile", "tiny", "--reward", "vowels", "--allow-no-signal"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def interrupts():
     """Let Ctrl-C work as in a terminal, even if the tests themselves run in the background, where it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
