@@ -1,99 +1,108 @@
-"""Where a model is, and whether it can be had: told in seconds, where the loaders would try for a minute."""
+"""Find a model: in a local folder, in the Hub library's cache, or on the Hub.
+
+Everything here answers within 5 seconds, whereas transformers' own loaders retry for a minute without a network.
+"""
 
 import json
+import os
 import re
 import threading
 from pathlib import Path
 
-from helpers.runtime import CourseError, offline, project_root
+from helpers.runtime import CourseError, project_root
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # as "Qwen/Qwen2.5-Coder-0.5B-Instruct"
-SECONDS = 5.0  # to wait for an answer from the hub
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # such as "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+SECONDS = 5.0  # to wait for an answer from the Hub
 
 
 class PolicyError(CourseError, ValueError):
-    """A model that cannot be loaded; the message says why in one sentence."""
+    """A model that cannot be loaded. The message says why in one sentence."""
 
 
 def locate(model: str | Path) -> str:
-    """The folder to load a model from, or its hub id where it is in the cache or can be fetched.
+    """Return the folder to load a model from, or its Hub id if it first has to be downloaded.
 
-    A relative folder is looked up in the working folder, then in the project. Raises PolicyError for a folder that is
-    no model, and where nobody gives the model out.
+    A relative folder is looked up in the working folder, then in the project. Raises PolicyError for a folder that
+    contains no model, and for a Hub id that is neither in the cache nor to be had from the Hub.
+
+    >>> Path(locate("data/tiny_coder")).name
+    'tiny_coder'
     """
     for folder in _folders(model):
         if folder.is_dir():
             if not (folder / "config.json").is_file():
-                raise PolicyError(f"The folder {model} holds no model: it has no config.json.")
+                raise PolicyError(f"The folder {model} contains no model: it has no config.json.")
             return str(folder)
     if any(folder.parent.is_dir() for folder in _folders(model)) or not HUB_ID.fullmatch(str(model)):
         raise PolicyError(f"There is no model folder {model}.")
-    if is_cached(str(model)):
-        offline()  # the loaders would ask whether there is news, and go on trying for a minute where nobody answers
-    elif reason := obstacle(str(model)):
+    # Given the id of a cached model, the loaders would still ask the Hub for news, and without a network they would
+    # retry for a minute. Given the folder in the cache, they read it and ask nobody.
+    if cached := cached_folder(str(model)):
+        return str(cached)
+    if reason := obstacle(str(model)):
         raise PolicyError(
-            f"{model} is not on this machine, and {reason}: connect to the network, name a folder that holds a model "
-            "(GRPO_MODEL, or --model), or run the profile tiny, which needs neither."
+            f"{model} is not on this machine, and {reason}: connect to the network, name a folder that contains a "
+            "model (GRPO_MODEL, or --model), or run the profile tiny, which needs neither."
         )
     return str(model)
 
 
 def obstacle(model: str) -> str | None:
-    """Why a model cannot be loaded, as half a sentence; None where nothing is in the way.
+    """Return why a model cannot be loaded, as half a sentence, or None if it can.
 
-    A folder is here already, and so is a hub id whose files are in the cache; for others the hub is asked once, over
-    the proxy and at the address that the environment names (HF_ENDPOINT).
+    A folder and a cached model are here already. For any other id the Hub is asked once, through the proxy and at the
+    address that the environment names (HF_ENDPOINT).
     """
-    if any(folder.is_dir() for folder in _folders(model)) or is_cached(model):
+    if any(folder.is_dir() for folder in _folders(model)) or cached_folder(model):
         return None
-    return _ask(model, "config.json")
-
-
-def _folders(model: str | Path) -> tuple[Path, Path]:
-    return Path(model).expanduser(), project_root() / model
+    return _ask(model, "model")
 
 
 def dataset_obstacle(dataset: str) -> str | None:
-    """The same for a data set of the hub, which is asked in any case."""
-    return _ask(f"datasets/{dataset}", "README.md")
+    """Return why a Hub data set cannot be loaded, or None. The Hub is always asked, never the cache."""
+    return _ask(dataset, "dataset")
 
 
-def is_cached(model: str) -> bool:
-    """Whether configuration, tokenizer and all weights of a hub id are in the hub library's cache."""
+def cached_folder(model: str) -> Path | None:
+    """Return the cached folder of a Hub id if configuration, tokenizer and all weights are there, else None."""
     from huggingface_hub import try_to_load_from_cache
 
-    def here(name: str) -> bool:
-        return isinstance(try_to_load_from_cache(model, name), str)
+    config = try_to_load_from_cache(model, "config.json")
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    weights, index = {"model.safetensors"}, folder / "model.safetensors.index.json"
+    if index.exists():
+        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return folder if all((folder / name).exists() for name in {"tokenizer_config.json", *weights}) else None
 
-    if not (here("config.json") and here("tokenizer_config.json")):
-        return False
-    if here("model.safetensors.index.json"):
-        index = json.loads(Path(try_to_load_from_cache(model, "model.safetensors.index.json")).read_text())
-        return all(here(name) for name in set(index["weight_map"].values()))
-    return here("model.safetensors")
+
+def _folders(model: str | Path) -> tuple[Path, Path]:
+    return Path(os.path.expanduser(model)), project_root() / model
 
 
-def _ask(repository: str, file: str) -> str | None:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers, get_session
+def _ask(repository: str, kind: str) -> str | None:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
 
     if constants.is_offline_mode():
-        return "HF_HUB_OFFLINE forbids to ask the hub"
-    answer: list[int] = []
+        return "HF_HUB_OFFLINE is set, so the Hub was not contacted"
+    unreachable = f"{constants.ENDPOINT} cannot be reached"
+    answers: list[str | None] = []
 
     def ask() -> None:
-        url = f"{constants.ENDPOINT}/{repository}/resolve/main/{file}"
-        options = {"headers": build_hf_headers(), "timeout": SECONDS, "follow_redirects": True}
         try:
-            answer.append(get_session().head(url, **options).status_code)
-        except Exception:  # no name, no route, no certificate, time out: for the reader all the same
-            answer.append(0)
+            HfApi(endpoint=constants.ENDPOINT).repo_info(repository, repo_type=kind, timeout=SECONDS)
+            answers.append(None)
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            refusal = f"{constants.ENDPOINT} does not provide it (HTTP {status})"
+            answers.append(refusal if status < 500 else unreachable)
+        except Exception:  # a missing name, route or certificate, or a timeout: all the same to the reader
+            answers.append(unreachable)
 
-    # A thread, because looking up a host's name has no time-out of its own.
+    # Resolving a host name has no timeout of its own, so the question runs in a thread that can be given up.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(SECONDS)
-    status = answer[0] if answer else 0
-    if not status or status >= 500:
-        return f"{constants.ENDPOINT} cannot be reached"
-    return f"{constants.ENDPOINT} does not give it out (HTTP {status})" if status >= 400 else None
+    return answers[0] if answers else unreachable

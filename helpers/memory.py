@@ -1,7 +1,7 @@
-"""The memory a training run needs, in bytes, computed from the architecture before any weight is loaded.
+"""Compute the memory that a training run needs, in bytes, from the architecture, before any weight is loaded.
 
-Weights, gradients and optimizer are exact; activations and the KV cache follow the layers of Llama and Qwen2 and hold
-for full-length completions, the worst case. What a GPU really used has to be measured.
+Weights, gradients and optimizer are exact. Activations and the KV cache follow the layers of Llama and Qwen2, and
+assume the worst case, completions of full length. Only a measurement shows what a GPU really used.
 """
 
 import os
@@ -14,18 +14,18 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from helpers.policy import load_config, load_tokenizer, tokenize_prompt
 from helpers.problems import Problem, prompt_of
+from helpers.profiles import Settings
 from helpers.runtime import CourseError
-from helpers.settings import Settings
 
 FP32, HALF = 4, 2  # bytes of a number
 GIB = 2**30
-USABLE = 0.9  # share of a device's memory to plan with; the rest goes to fragmentation and to what is not counted
-TILE_TOKENS, TILE_VOCABULARY = 4096, 32768  # TRL 1.16: the part of the logits that exists at one time in training
-SAMPLING_LOGITS = 4  # copies while a token is drawn: logits, divided by the temperature, probabilities, their sum
+USABLE = 0.9  # fraction of a device's memory to plan with; the rest covers fragmentation and what we do not count
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768  # TRL 1.16 computes the logits in tiles of this size while training
+SAMPLING_LOGITS = 4  # copies while a token is drawn: logits, logits over temperature, probabilities, running sums
 
 
 class MemoryNeededError(CourseError):
-    """A run that does not fit into the device's memory; the message names a setting to change."""
+    """A run that does not fit into the device's memory. The message names a setting to change."""
 
 
 def model_states(
@@ -37,12 +37,15 @@ def model_states(
     frozen_bytes: int = HALF,
     adapter: int = 0,
 ) -> dict[str, int]:
-    """Bytes of the models alone, by part, where each model has `parameters` weights; 16 bytes per trained weight.
+    """Return the bytes of the models alone, by part. Every model has `parameters` parameters.
 
-    A trained weight takes 4 bytes in float32, its gradient 4, AdamW's two moments 8 (arXiv 1910.02054, section 3.1,
-    counts 16 too, split otherwise). A frozen one takes `frozen_bytes`: 2 in bf16; TRL loads a reference in float32, 4.
-    The critic, PPO's value model, is trained. With `adapter` weights of LoRA only they are trained, on a frozen base
-    which is its own reference.
+    A trained parameter takes 16 bytes: 4 for its weight in float32, 4 for its gradient, 8 for AdamW's two moments
+    (arXiv 1910.02054, section 3.1, also counts 16, divided differently). A frozen one takes `frozen_bytes`: 2 in bf16,
+    but 4 for TRL's reference, which is in float32. The critic, PPO's value model, is trained. With LoRA, only the
+    `adapter` parameters are trained, and the frozen base is also the reference.
+
+    >>> model_states(1_000_000)
+    {'weights': 4000000, 'gradients': 4000000, 'optimizer': 8000000}
     """
     trained = adapter or parameters
     parts = {
@@ -57,12 +60,12 @@ def model_states(
 
 
 def count_parameters(config: PretrainedConfig) -> int:
-    """Number of weights of the model that `config` describes; tied weights count once. Nothing is allocated."""
+    """Return the number of parameters of the model in `config`. Tied ones count once; no memory is allocated."""
     return _empty_model(config).num_parameters()
 
 
 def lora_parameters(config: PretrainedConfig, rank: int) -> int:
-    """Number of weights LoRA trains on every linear layer but the output's: rank * (inputs + outputs) each."""
+    """Return the number of parameters that LoRA trains: rank * (inputs + outputs) per linear layer but the last."""
     model = _empty_model(config)
     layers = (module for module in model.modules() if isinstance(module, nn.Linear))
     head = model.get_output_embeddings()
@@ -70,30 +73,30 @@ def lora_parameters(config: PretrainedConfig, rank: int) -> int:
 
 
 def kv_cache(config: PretrainedConfig, tokens: int, number_bytes: int = FP32) -> int:
-    """Bytes of the keys and values that generation keeps for `tokens` tokens, all sequences together.
+    """Return the bytes of the keys and values that generation keeps for `tokens` tokens of all sequences together.
 
-    Weights in float32 under autocast keep them in float32: the rotation of the keys takes the dtype of the residual
-    stream (read and run in transformers 5.23). A model held in bf16 keeps half of that.
+    With float32 weights they are in float32, even under autocast, because the rotated keys take the dtype of the
+    residual stream (read and tried in transformers 5.23). A model in bf16 keeps half of that.
     """
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * tokens * number_bytes
 
 
 def full_logits(config: PretrainedConfig, tokens: int, copies: int = 3) -> int:
-    """Bytes of float32 logits for `tokens` tokens where a loss makes them all at once, as plain PyTorch does.
+    """Return the bytes of float32 logits for `tokens` tokens if they are computed all at once, as in plain PyTorch.
 
-    Three copies live in backward: the logits, their log-softmax, and its gradient. TRL 1.16 makes them in tiles
-    and keeps none (`trl/kernels/chunked_logprob.py`).
+    Three copies exist in the backward pass: the logits, their log-softmax, and its gradient. TRL 1.16 computes them in
+    tiles and keeps none (`trl/kernels/chunked_logprob.py`).
     """
     return FP32 * copies * config.vocab_size * tokens
 
 
 def activations(config: PretrainedConfig, tokens: int, length: int, half: bool, checkpointing: bool) -> int:
-    """Bytes kept for backward by the layers, for `tokens` tokens in sequences of `length`.
+    """Return the bytes that the layers keep for the backward pass, for `tokens` tokens in sequences of `length`.
 
-    Per token and layer, of hidden size H and intermediate size I: under autocast 34 H + 8 I, in float32 40 H + 16 I
-    (counted from the tensors that autograd saves in Qwen2), the attention's mask and its log-sums. Checkpointing keeps
-    4 H and computes one layer anew at a time.
+    With hidden size H and intermediate size I, a layer keeps per token 34 H + 8 I under autocast and 40 H + 16 I in
+    float32 (counted from the tensors that autograd saves in Qwen2), and also the attention's mask and log-sums.
+    Activation checkpointing keeps only 4 H, and computes one layer at a time again.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
     wide = 34 * hidden + 8 * inner + HALF * length if half else 40 * hidden + 16 * inner + FP32 * length
@@ -104,7 +107,7 @@ def activations(config: PretrainedConfig, tokens: int, length: int, half: bool, 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes by part: what lasts through the run, and what comes and goes with sampling and with learning."""
+    """Bytes by part: those that last through the run, and those that exist only while it samples or learns."""
 
     lasting: dict[str, int]
     sampling: dict[str, int]
@@ -112,15 +115,15 @@ class TrainingMemory:
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment: sampling and learning take turns."""
+        """Bytes at the worst moment. Sampling and learning take turns, so only the larger of the two counts."""
         return sum(self.lasting.values()) + max(sum(self.sampling.values()), sum(self.learning.values()))
 
 
 def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens: int) -> TrainingMemory:
-    """What a GRPO run with these settings needs where the longest prompt has `prompt_tokens` tokens.
+    """Return what a GRPO run with these settings needs if its longest prompt has `prompt_tokens` tokens.
 
-    Counted as TRL 1.16 runs it: float32 weights, the matrices once more in half precision under autocast, no full
-    logits in training, and the gradient of the LM head once more while it is made.
+    This counts what TRL 1.16 does: float32 weights, a second copy of the matrices in half precision under autocast, no
+    full logits in training, and a second copy of the LM head's gradient while it is computed.
     """
     parameters, half = count_parameters(config), settings.precision != "fp32"
     states = model_states(parameters, reference=settings.beta > 0, frozen_bytes=FP32)
@@ -151,7 +154,7 @@ def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens:
 
 
 def plan_memory(settings: Settings, problems: Sequence[Problem]) -> TrainingMemory:
-    """What this run needs on its device, before the weights are loaded; raises MemoryNeededError as `check_memory`."""
+    """Return what this run needs, before any weight is loaded. Raises MemoryNeededError if the device has less."""
     tokenizer = load_tokenizer(settings.model)
     prompts = [prompt_of(problem, settings.conversational) for problem in problems]
     longest = max(len(tokenize_prompt(tokenizer, prompt)) for prompt in prompts)
@@ -161,27 +164,25 @@ def plan_memory(settings: Settings, problems: Sequence[Problem]) -> TrainingMemo
 
 
 def device_memory(device: str) -> int:
-    """Bytes this process can use: of a GPU what is free or already its own, of a CPU all that the machine has."""
+    """Return the bytes to plan with: on a GPU, free and PyTorch-reserved memory; on a CPU, all of the machine's RAM."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_memory(memory: TrainingMemory, available: int, settings: Settings) -> None:
-    """Raise MemoryNeededError, with the setting to change, where `memory` is more than the usable part of `available`.
-
-    `available` in bytes, as from `device_memory`.
-    """
+    """Raise MemoryNeededError, which names the setting to change, if `memory` does not fit into `available` bytes."""
     usable = USABLE * available
     if memory.peak <= usable:
         return
     raise MemoryNeededError(
-        f"This run needs {memory.peak / GIB:.1f} GiB, and of the {available / GIB:.1f} GiB here {usable / GIB:.1f} can "
-        f"be planned with: {_way_out(memory, usable, settings)}."
+        f"This run needs {memory.peak / GIB:.1f} GiB, but only {usable / GIB:.1f} of this device's "
+        f"{available / GIB:.1f} GiB are usable: {_way_out(memory, usable, settings)}."
     )
 
 
 def _way_out(memory: TrainingMemory, usable: float, settings: Settings) -> str:
+    """Return the setting to change that costs the least: the first one here that can help."""
     room = usable - sum(memory.lasting.values())
     learning, sampling = sum(memory.learning.values()), sum(memory.sampling.values())
     fixed = learning - memory.learning["activations"] - memory.learning["logits"]
@@ -191,10 +192,10 @@ def _way_out(memory: TrainingMemory, usable: float, settings: Settings) -> str:
         return "set activation_checkpointing=True"
     if learning > room and settings.micro_batch > 1:
         return f"lower per_device_train_batch_size (now {settings.micro_batch})"
-    if sampling > room and settings.per_device_eval_batch_size > settings.completions_per_step:
-        return f"lower per_device_eval_batch_size (now {settings.per_device_eval_batch_size})"
-    if sampling > room and settings.prompts_per_step > 1:
-        return f"lower prompts_per_step (now {settings.prompts_per_step})"
+    # TRL samples a whole step at once; evaluation has a batch size of its own.
+    for name, smallest in (("per_device_eval_batch_size", settings.completions_per_step), ("prompts_per_step", 1)):
+        if sampling > room and (now := getattr(settings, name)) > smallest:
+            return f"lower {name} (now {now})"
     return f"lower max_completion_length (now {settings.max_completion_length})"
 
 

@@ -1,6 +1,6 @@
-"""Which machine is this: packages, profile, seeds, and the folder that results go to.
+"""The notebooks' ground: check packages, quieten libraries, seed, and find the folders of the project.
 
-Imports nothing heavy: the first cell of every notebook runs through here.
+This module imports nothing heavy and no other helper, because the first cell of every notebook runs through it.
 """
 
 import importlib.metadata
@@ -17,38 +17,39 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 PYTHON_RANGE = ((3, 11), (3, 13))
-# Hosted runtimes by the variable that tells them, and their menu for a restart. Kaggle sets Colab's variable too.
+# The environment variable that identifies a hosted runtime, and its menu item for a restart. Kaggle comes first,
+# because it sets Colab's variable too.
 HOSTS = {"KAGGLE_KERNEL_RUN_TYPE": "Run > Restart", "COLAB_RELEASE_TAG": "Runtime > Restart session"}
-# Parts of a hosted image that stay as they are: gigabytes, loaded before the first cell, or built for each other.
+# Never reinstall these packages on a hosted runtime. They are gigabytes large, built for each other, or imported
+# before the first cell runs.
 SHIPPED = ("torch", "torchvision", "torchaudio", "triton", "numpy", "scipy", "pandas", "transformers")
 REPLACED: set[str] = set()
-"""Loaded packages that `install` has replaced; true until this process ends, which is what mends it."""
-PROFILES = {
-    "tiny": "the bundled model and its problems, on any CPU, offline",
-    "qwen": "a code model of half a billion weights on HumanEval, sized for a GPU of 16 GB",
-    "qwen-full": "the same model with larger groups and more steps, sized for a GPU of 24 GB",
-}
-GPU_GIB = {"qwen": 14, "qwen-full": 22}  # what cards sold as 16 and 24 GB have for programs
+"""Packages that were imported before `install` replaced them. Only a restart helps."""
 
 
 class CourseError(RuntimeError):
-    """Something the reader can put right; a notebook shows the sentence alone, without a traceback."""
+    """An error that the reader can fix. A notebook shows only its message, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
 
 
 def project_root() -> Path:
-    """The folder that holds helpers/, notebooks/ and data/."""
+    """Return the folder that contains helpers/, notebooks/ and data/.
+
+    >>> (project_root() / "helpers" / "runtime.py").is_file()
+    True
+    """
     return Path(__file__).resolve().parent.parent
 
 
 def output_folder(root: Path | None = None) -> Path:
-    """The folder that notebooks write to, made if need be: COURSE_OUTPUT, else build/ in the project.
+    """Return the folder that notebooks write to, and create it: COURSE_OUTPUT, else build/ in the project.
 
-    Raises CourseError where it cannot be made.
+    Raises CourseError if the folder cannot be created.
     """
-    folder = Path(os.environ.get("COURSE_OUTPUT") or (root or project_root()) / "build").absolute()
+    chosen = os.path.expanduser(os.environ.get("COURSE_OUTPUT", ""))
+    folder = Path(chosen or (root or project_root()) / "build").absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,9 +60,10 @@ def output_folder(root: Path | None = None) -> Path:
 
 
 def new_run_folder(name: str) -> Path:
-    """A new, empty folder for a run's results below the output folder: `name`, or `name-2`, `name-3`, ... if taken.
+    """Create a new, empty folder in the output folder: `name`, or `name-2`, `name-3`, ... if that is taken.
 
-    A run that is repeated never writes over what an earlier one left. Raises CourseError where it cannot be made.
+    So a repeated run never overwrites the results of an earlier one. Raises CourseError if the output folder cannot be
+    created.
     """
     folders = (output_folder() / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
     folder = next(folder for folder in folders if not folder.exists())
@@ -70,10 +72,10 @@ def new_run_folder(name: str) -> Path:
 
 
 def ready(needs: Iterable[str] = ()) -> None:
-    """Check Python and the packages a notebook needs ("trl>=1.16"), make libraries quiet, print "Ready".
+    """Check Python and the packages that a notebook needs ("trl>=1.16"), make libraries quiet, print "Ready".
 
-    On a hosted runtime what is missing is installed first; anywhere else nothing is touched. Raises CourseError with
-    what is missing or too old and how to get it.
+    On a hosted runtime this installs missing packages first; anywhere else it installs nothing. Raises CourseError
+    that names what is missing or too old, and how to get it.
     """
     version = "{}.{}".format(*sys.version_info[:2])
     lowest, highest = PYTHON_RANGE
@@ -97,7 +99,11 @@ def ready(needs: Iterable[str] = ()) -> None:
 
 
 def missing_packages(needs: Iterable[str]) -> dict[str, str]:
-    """The requirements that are not met, each with the version that is here, "" where there is none."""
+    """Return the requirements that are not met, each with the installed version, or "" if there is none.
+
+    >>> missing_packages(["packaging>=20", "no-such-package"])
+    {'no-such-package': ''}
+    """
     missing = {}
     for need in needs:
         requirement = Requirement(need)
@@ -115,10 +121,10 @@ def _in_words(missing: dict[str, str]) -> str:
 
 
 def install(missing: dict[str, str], restart: str) -> None:
-    """Install what a hosted runtime lacks, and leave what its image ships (SHIPPED) in the version it has.
+    """Install missing packages on a hosted runtime, but leave the ones in SHIPPED at the version they have.
 
-    `restart` is the menu that restarts it. Raises CourseError where something that is loaded was replaced, where pip
-    fails, and where what the image ships is too old.
+    `restart` is the menu item that the reader must choose to restart. Raises CourseError if an imported package was
+    replaced, if pip fails, or if a package in SHIPPED is too old.
     """
     if old := {need: here for need, here in missing.items() if here and Requirement(need).name in SHIPPED}:
         raise CourseError(
@@ -131,7 +137,8 @@ def install(missing: dict[str, str], restart: str) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as kept:
             kept.writelines(f"{name}=={before[name]}\n" for name in SHIPPED if name in before)
             kept.flush()
-            # As a cell's `!pip install`, and without -q: nothing else brings up Colab's own button to restart.
+            # Run pip the way a cell's `!pip install` does, and without -q. Only then does Colab show its own button
+            # to restart.
             get_ipython().system(shlex.join(["pip", "install", "-c", kept.name, *missing]))
         importlib.invalidate_caches()
         if left := missing_packages(missing):
@@ -148,102 +155,52 @@ def install(missing: dict[str, str], restart: str) -> None:
 
 
 def _versions() -> dict[str, str]:
-    # Of a package that is there twice the first one is used.
+    # If a package is installed twice, Python imports the first one, so that one must be the last to enter the dict.
     found = reversed(list(importlib.metadata.distributions()))
     return {(package.metadata["Name"] or "").lower(): package.version for package in found}
 
 
 def quieten() -> None:
-    """Switch off progress bars and the warnings that come with them, which end up in outputs; loads no library."""
+    """Switch off progress bars and warnings that would end up in the notebooks' outputs. Imports no library."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # tqdm wants ipywidgets for its bars. Without them it writes text, and no widget state gets into the notebooks.
+    # Without ipywidgets tqdm warns and then writes its bars as text. That suits us: a notebook saved with widgets
+    # would also contain their state.
     warnings.filterwarnings("ignore", message="IProgress not found")
-    # TRL 1.16 uses this name throughout; transformers changed it in 5.23. Nothing that a reader could act on.
+    # TRL 1.16 still uses the name that transformers renamed in 5.23. Readers cannot do anything about that.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
 
 
 def share_cores() -> None:
-    """Let OpenMP's threads sleep while they wait for each other, unless OMP_WAIT_POLICY says otherwise.
+    """Make OpenMP threads sleep while they wait for each other, unless OMP_WAIT_POLICY is already set.
 
-    Takes effect before torch is first imported. Awake, they take the cores from the verifier and from other programs:
-    on two busy cores a training step then took twice as long, on two idle ones nothing changed.
+    Call this before torch is first imported. By default the threads wait in a busy loop and take the cores from the
+    verifier and from other programs. On two busy cores, a training step then took twice as long; on two idle cores
+    this setting changed nothing.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def offline() -> None:
-    """Keep Hugging Face's libraries from asking the network, whether they are loaded already or not."""
+    """Keep Hugging Face's libraries off the network, whether or not they are already imported."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # They read the variable once, when they are imported.
+    # They read the variable only once, at import, so an imported library must be told directly.
     for module in ("huggingface_hub.constants", "datasets.config"):
         if module in sys.modules:
-            sys.modules[module].HF_HUB_OFFLINE = True
+            vars(sys.modules[module])["HF_HUB_OFFLINE"] = True
 
 
-def choose_profile() -> str:
-    """The profile this machine can run, or the one that GRPO_PROFILE names; prints which and why.
+def set_seeds(seed: int) -> None:
+    """Seed random, torch, and also numpy if it is already imported.
 
-    A GPU and a model that is here, or can be fetched, make it "qwen" or "qwen-full". Raises CourseError for a name
-    that does not exist.
+    >>> set_seeds(0)
+    >>> random.random()
+    0.8444218515250481
     """
-    name, reason = os.environ.get("GRPO_PROFILE", ""), "GRPO_PROFILE asks for it"
-    if name and name not in PROFILES:
-        raise CourseError(f"GRPO_PROFILE={name} is no profile; there is: {', '.join(PROFILES)}.")
-    if not name:
-        name, reason = _fitting_profile()
-    if name == "tiny":
-        offline()
-    print(f"Profile {name}: {PROFILES[name]} ({reason}).")
-    return name
-
-
-def _fitting_profile() -> tuple[str, str]:
-    """The largest profile that can run here, and why it is that one."""
-    if not has_gpu():
-        return "tiny", "there is no GPU here"
-    size = gpu_gib()
-    fitting = [name for name, needed in GPU_GIB.items() if size >= needed]
-    if not fitting:
-        return "tiny", f"the GPU has {size:.0f} GiB, and the others want {min(GPU_GIB.values())}"
-    from helpers import hub, settings  # settings imports this module
-
-    model = os.environ.get("GRPO_MODEL") or settings.profile_settings(fitting[-1]).model
-    if obstacle := hub.obstacle(model):
-        return "tiny", f"there is a GPU, but not {model}: {obstacle}"
-    return fitting[-1], f"the GPU has {size:.0f} GiB"
-
-
-def has_gpu() -> bool:
-    """Whether PyTorch finds a CUDA device; of several, only the first is used from here on."""
-    # TRL refuses several in one process. Takes effect where CUDA has not been used before.
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     import torch
 
-    return torch.cuda.is_available()
-
-
-def gpu_gib() -> float:
-    """Memory of the GPU in GiB."""
-    import torch
-
-    return torch.cuda.get_device_properties(0).total_memory / 2**30
-
-
-def bf16_gpu() -> bool:
-    """Whether the GPU computes bf16 itself; older ones, as a T4, only imitate it."""
-    import torch
-
-    return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def set_seeds(seed: int, with_torch: bool = True) -> None:
-    """Seed random, numpy (where it is loaded) and torch (imported here; with_torch=False leaves it out)."""
     random.seed(seed)
-    if with_torch:
-        import torch
-
-        torch.manual_seed(seed)
+    torch.manual_seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed % 2**32)

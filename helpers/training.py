@@ -1,32 +1,31 @@
-"""From a profile's settings to TRL's GRPOTrainer, with a check for signal, a live curve and a history."""
+"""Train with TRL's GRPOTrainer: settings to GRPOConfig, a trainer that can stop and continue, progress, history."""
 
-import random
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerState
+from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig, GRPOTrainer
 
-from helpers import figures
-from helpers.checkpoints import require_room
-from helpers.policy import end_token_ids, sample_completion_ids
-from helpers.problems import Problem, prompt_of
-from helpers.resumable import ResumableTrainer
+from helpers import figures, run_folder
+from helpers.policy import Prompt, load_policy, sample_completions
+from helpers.problems import Problem, columns, prompt_of
+from helpers.profiles import Settings, SettingsError
+from helpers.run_folder import Interrupted, last_checkpoint, step_of
 from helpers.runtime import CourseError
-from helpers.settings import Settings, SettingsError
-from helpers.settings import profile_settings as profile_settings
 
-RewardFunction = Callable[..., list[float | None]]
+RewardFunction = Callable[..., Sequence[float | None]]
 
-# TRL's log keys and the columns they become; `kl` is there only where beta > 0.
+# TRL's log keys and our column names. TRL logs `kl` only if beta > 0.
 COLUMNS = {
     "step": "step",
     "reward": "reward",
@@ -41,14 +40,21 @@ COLUMNS = {
     "step_time": "seconds",
     "grading_seconds": "grading_seconds",
 }
+PICTURE_SECONDS, LINE_SECONDS = 2.0, 5.0  # between two pictures in a notebook, two lines of text in a terminal
+STEPS_WITHOUT_SIGNAL = 3  # after so many steps without signal, training stops
 
 
 class NoSignalError(CourseError):
-    """Every group sampled has one and the same reward throughout, so that there is nothing to learn from."""
+    """The first steps gave no signal: within every group all rewards were equal, so there is nothing to learn."""
 
 
 def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
-    """The settings as TRL's GRPOConfig: one optimizer step per generation batch, no reporting."""
+    """Return the settings as TRL's GRPOConfig, with one optimizer step per batch of samples and no reporting.
+
+    >>> from helpers.profiles import profile_settings
+    >>> grpo_config(profile_settings("tiny"), "my-run").generation_batch_size
+    64
+    """
     return GRPOConfig(
         output_dir=str(output_dir),
         per_device_train_batch_size=settings.micro_batch,
@@ -67,12 +73,12 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
         mask_truncated_completions=settings.mask_truncated_completions,
         seed=settings.seed,
         use_cpu=settings.device == "cpu",
-        bf16=settings.precision == "bf16",  # TRL's default is True: slower on a CPU, and refused there
+        bf16=settings.precision == "bf16",  # TRL's default is True, which is slower on a CPU and refused there
         fp16=settings.precision == "fp16",  # with gradient scaling
-        gradient_checkpointing=settings.activation_checkpointing,  # TRL's name, and that of transformers before 5.23
+        gradient_checkpointing=settings.activation_checkpointing,  # the name before transformers 5.23, and still TRL's
         dataloader_pin_memory=settings.device != "cpu",
         logging_steps=1,
-        save_strategy="steps",  # and at the end; a checkpoint replaces the one before it
+        save_strategy="steps",  # and after the last step
         save_steps=settings.save_steps,
         report_to="none",
         disable_tqdm=True,
@@ -80,25 +86,16 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
 
 
 def train_dataset(problems: Sequence[Problem], settings: Settings) -> Dataset:
-    """One row per problem: what the policy reads (`prompt`: text or messages) and what grading needs.
+    """Return one row per problem: the `prompt` (text or chat messages) and the columns that the rewards need.
 
-    Raises SettingsError where the problems do not fill one step: TRL would then train for 0 steps without a word.
+    Raises SettingsError if the problems do not fill one step. TRL would train for 0 steps then, without an error.
     """
     if len(problems) < settings.prompts_per_step:
         raise SettingsError(
             f"One step needs {settings.prompts_per_step} prompts (prompts_per_step), and there are {len(problems)}."
         )
-    rows = [
-        {
-            "prompt": prompt_of(p, settings.conversational),
-            "code_prompt": p.prompt,
-            "test": p.test,
-            "entry_point": p.entry_point,
-            "task_id": p.task_id,
-        }
-        for p in problems
-    ]
-    return Dataset.from_list(rows)
+    prompts = [prompt_of(problem, settings.conversational) for problem in problems]
+    return Dataset.from_dict({"prompt": prompts, **columns(problems)})
 
 
 def build_trainer(
@@ -109,172 +106,327 @@ def build_trainer(
     reward_funcs: RewardFunction | Sequence[RewardFunction],
     output_dir: str | Path,
     *,
+    reward_weights: Sequence[float] | None = None,
+    progress: "Progress | None" = None,
     allow_no_signal: bool = False,
-) -> ResumableTrainer:
-    """A GRPOTrainer that draws a live curve in a notebook and prints text lines elsewhere, and can be stopped.
+) -> "ResumableTrainer":
+    """Return a GRPOTrainer that shows its progress, and that can be stopped and continued.
 
-    Raises SettingsError where the problems do not fill one step, CourseError where the disk of `output_dir` cannot
-    hold the run, and NoSignalError where the first groups sampled carry no signal, unless `allow_no_signal`.
+    TRL adds up the rewards of several functions, each times its entry in `reward_weights` (default 1). A function of
+    weight 0 is only watched: it grades the same completions, and its mean becomes a column of the history.
+
+    Raises SettingsError if the problems do not fill one step, and CourseError if the disk of `output_dir` has no room
+    for the run. Unless `allow_no_signal` is set, training raises NoSignalError if its first steps have no signal.
     """
-    dataset = train_dataset(problems, settings)
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
-    torch.set_num_threads(min(settings.threads, torch.get_num_threads()))  # OMP_NUM_THREADS may ask for fewer
-    if not allow_no_signal:
-        check_signal(settings, model, tokenizer, dataset, functions)
+    config = grpo_config(settings, output_dir)
+    if reward_weights is not None:
+        if len(reward_weights) != len(functions):
+            raise SettingsError(f"There are {len(functions)} reward functions and {len(reward_weights)} weights.")
+        config.reward_weights = list(reward_weights)
+    run_folder.require_room(Path(output_dir), model)
+    # Never more threads than now: OMP_NUM_THREADS may ask for fewer than the settings do.
+    torch.set_num_threads(min(settings.threads, torch.get_num_threads()))
     trainer = ResumableTrainer(
         model=model,
         processing_class=tokenizer,
-        reward_funcs=[_timed(function) for function in functions],
-        args=grpo_config(settings, output_dir),
-        train_dataset=dataset,
+        reward_funcs=[_timed(function, len(functions)) for function in functions],
+        args=config,
+        train_dataset=train_dataset(problems, settings),
+        callbacks=[progress or Progress(), *([] if allow_no_signal else [StopWithoutSignal(settings)])],
     )
-    require_room(Path(output_dir), trainer.model)
-    trainer.remove_callback(PrinterCallback)  # prints some 25 raw numbers per step
-    trainer.add_callback(Progress())
+    trainer.remove_callback(PrinterCallback)  # it prints about 25 raw numbers per step
     return trainer
 
 
-def check_signal(
-    settings: Settings,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    reward_funcs: Sequence[RewardFunction],
-) -> None:
-    """Sample the groups of up to three steps and stop at the first step where the rewards of a group differ.
+class Checkpoints(TrainerCallback):
+    """Keep the last complete checkpoint, and stop after a step when a signal asks for it.
 
-    No random stream that training draws from is moved. Raises NoSignalError, with what was seen and the way out,
-    where in every group all rewards are equal: then all advantages are 0 (arXiv 2402.03300, section 4.1.2).
+    The first Ctrl-C or SIGTERM ends training after the current step, with a checkpoint; the second one ends it at once.
     """
-    order = random.Random(settings.seed).sample(range(len(dataset)), min(len(dataset), 3 * settings.prompts_per_step))
-    rewards, cut_off = [], []
-    with _random_streams_kept():
-        for start in range(0, len(order), settings.prompts_per_step):
-            rows = [dataset[i] for i in order[start : start + settings.prompts_per_step]]
-            groups, share_cut_off = _sample_rewards(settings, model, tokenizer, rows, reward_funcs)
-            rewards.append(groups)
-            cut_off.append(share_cut_off)
-            if any(len(set(group[~np.isnan(group)])) > 1 for group in groups):
-                return
-    raise NoSignalError(_no_signal_message(np.concatenate(rewards), float(np.mean(cut_off)), settings))
+
+    signum = 0  # the first signal that came
+    saving = False  # a checkpoint is being written
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a signal, tell the trainer to save and stop."""
+        if self.signum:
+            control.should_save = control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remove what is in the way of the next checkpoint. The trainer logs each step just before it saves."""
+        if control.should_save:
+            self.saving = True
+            # A checkpoint of the same step may have been cut short earlier. Its files must not mix with the new ones.
+            run_folder.discard(run_folder.checkpoint_folder(args.output_dir, state.global_step))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep only the new checkpoint. (`save_total_limit` would log a warning about file times to the terminal.)"""
+        run_folder.seal_checkpoint(run_folder.checkpoint_folder(args.output_dir, state.global_step))
+        self.saving = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM in this block. Python allows that only in the main thread."""
+        self.signum, self.saving = 0, False
+        in_main = threading.current_thread() is threading.main_thread()
+        signals = [signal.SIGINT, signal.SIGTERM] if in_main else []
+        # A job in the background ignores SIGINT, and must go on ignoring it. None means that the handler was not
+        # installed by Python, so Python could not put it back.
+        before = {s: signal.getsignal(s) for s in signals if signal.getsignal(s) not in (signal.SIG_IGN, None)}
+        for signum in before:
+            signal.signal(signum, self._receive)
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _receive(self, signum: int, frame: Any) -> None:
+        if self.signum:
+            raise KeyboardInterrupt
+        self.signum = signum
+        # The signal may arrive in the middle of a print, and print cannot be entered a second time.
+        with suppress(RuntimeError):
+            print("Stopping after this step. Press Ctrl-C again to stop now.", flush=True)
+
+
+class ResumableTrainer(GRPOTrainer):
+    """A GRPOTrainer that ends cleanly on Ctrl-C and SIGTERM, and continues from its last checkpoint.
+
+    A run that was stopped and continued gives the same weights, to the bit, as one that was not. TRL and transformers
+    do almost all of it; each method below says what you would see without it. Two of them override private methods,
+    `_get_train_sampler` and `_issue_warnings_after_load`, and a test fails if a new release drops one of these.
+    """
+
+    model: PreTrainedModel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._epochs_done, self._cut_short = 0, False
+        self._checkpoints = Checkpoints()
+        self.add_callback(self._checkpoints)
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds spent on the steps in the history, also on those before an interruption."""
+        return float(history_frame(self)["seconds"].sum())
+
+    def train(self, resume_from_checkpoint: bool = False) -> TrainOutput:  # type: ignore[override]
+        """Train, or continue from the last complete checkpoint in the output folder.
+
+        Raises Interrupted if a signal or a full disk ended it, and CourseError if there is no intact checkpoint to
+        continue from.
+        """
+        # After half a step, TRL still holds that step's completions, counters and metrics. A second run would use
+        # them, and would end with other weights without any error. They cannot be reset except by private names.
+        if self._cut_short:
+            raise CourseError(
+                "This trainer ended in the middle of a run, so it cannot continue: build the trainer again."
+            )
+        kept = self._find_checkpoint() if resume_from_checkpoint else None
+        if kept and step_of(kept) >= self.args.max_steps:
+            return self._restore_end(kept)
+        self._epochs_done = int(_state(kept).epoch or 0) if kept else 0
+        self._cut_short = True
+        try:
+            with self._checkpoints.listening():
+                output = super().train(resume_from_checkpoint=str(kept) if kept else None)
+        except KeyboardInterrupt:
+            step = self.state.global_step + 1
+            raise self._ended(f"Stopped at once in step {step} of {self.args.max_steps}") from None
+        except Exception as error:
+            if not self._checkpoints.saving:
+                raise
+            what = f"The checkpoint of step {self.state.global_step} cannot be written to {self._folder}"
+            raise self._ended(f"{what}: {run_folder.reason_of(error, self._folder)}", status=2) from error
+        self._cut_short = False
+        if self._checkpoints.signum:
+            raise self._ended(f"Stopped after step {self.state.global_step} of {self.args.max_steps}")
+        return output
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no model card. TRL would put a README.md for the Hub into the results at each checkpoint."""
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Return TRL's sampler, moved on to the epoch in which the run continues.
+
+        The sampler draws the order of each epoch from one random stream, and a new trainer starts that stream again.
+        Without this, a run that continues in its second epoch repeats the order of the first one.
+        """
+        sampler = super()._get_train_sampler(dataset)
+        for _ in range(self._epochs_done):
+            next(iter(sampler))
+        return sampler
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint that lacks weights.
+
+        Without this, each resume would warn about a missing "lm_head.weight" that is not missing: the output layer is
+        tied to the embedding, so it is not saved. And weights that do lack would only be warned about.
+        """
+        if lacking := {name for name, _ in self.model.named_parameters()} & set(load_result.missing_keys):
+            raise CourseError(f"The checkpoint lacks weights of this model: {', '.join(sorted(lacking))}.")
+
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def _find_checkpoint(self) -> Path:
+        kept = last_checkpoint(self._folder)
+        if kept is None:
+            raise CourseError(f"There is no complete checkpoint in {self._folder} to resume from.")
+        run_folder.require_intact(kept)
+        print(f"Resuming from step {step_of(kept)} of {self.args.max_steps}.", flush=True)
+        return kept
+
+    def _restore_end(self, checkpoint: Path) -> TrainOutput:
+        """Take model and history from the last step's checkpoint. Without this, transformers trains one step more."""
+        self.model.load_state_dict(load_policy(checkpoint)[0].state_dict())
+        self.state = _state(checkpoint)
+        return TrainOutput(self.state.global_step, float("nan"), {"train_runtime": self.train_seconds})
+
+    def _ended(self, where: str, status: int | None = None) -> Interrupted:
+        kept = last_checkpoint(self._folder)
+        if status is None:
+            status = 128 + (self._checkpoints.signum or signal.SIGINT)
+        return Interrupted(where, kept, status, build=self._cut_short)
+
+
+def _state(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / run_folder.STATE))
+
+
+class StopWithoutSignal(TrainerCallback):
+    """End training if the first steps have no signal: every advantage was 0 (arXiv 2402.03300, section 4.1.2)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raise NoSignalError, with what was seen and what to do about it."""
+        seen = _frame(state.log_history)
+        if state.global_step == len(seen) == min(STEPS_WITHOUT_SIGNAL, state.max_steps):
+            # TRL counts a group in which nothing was graded as one with signal, hence the second condition. The third
+            # covers truncated completions that are masked, and scale_rewards="batch", where TRL counts whole batches.
+            silent = seen["frac_reward_zero_std"] == 1, seen["reward"].isna(), seen["grad_norm"] == 0
+            if any(steps.all() for steps in silent):
+                raise NoSignalError(_no_signal_message(seen, self.settings))
+
+
+class Progress(TrainerCallback):
+    """Show how the training goes: learning curves in a notebook, lines of text elsewhere.
+
+    The curves are drawn again every two seconds. `extra` names more columns of the history to draw, for example that
+    of a reward function of weight 0. Given a `prompt`, its greedy completion is printed every `every` steps.
+    """
+
+    def __init__(self, extra: Sequence[str] = (), prompt: Prompt | None = None, every: int = 20) -> None:
+        self.extra, self.prompt, self.every = tuple(extra), prompt, every
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start a new picture. A run that continues draws into the output of its own cell."""
+        self.picture = figures.LivePicture()
+        self.begun, self.first_step = perf_counter(), state.global_step
+        self.shown_at, self.shown_step = float("-inf"), -1
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the newest step, unless the last picture or line is too recent."""
+        if "loss" not in state.log_history[-1]:
+            return  # the summary at the end of the run
+        if perf_counter() - self.shown_at >= (PICTURE_SECONDS if figures.in_notebook() else LINE_SECONDS):
+            self._show(state)
+        if self.prompt is not None and state.global_step % self.every == 0:
+            # Greedy decoding uses a random stream of its own, so the run stays the same with and without it.
+            [[completion]] = sample_completions(
+                kwargs["model"],
+                kwargs["processing_class"],
+                [self.prompt],
+                temperature=0,
+                max_completion_length=args.max_completion_length,
+                precision="fp16" if args.fp16 else "bf16" if args.bf16 else "fp32",
+            )
+            print(f"Step {state.global_step} writes:\n{completion}", flush=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show the last step, and leave the picture with its caption."""
+        if self.shown_step != state.global_step:
+            self._show(state)
+        if figures.in_notebook():
+            self.picture.finish()
+
+    def _show(self, state: Any) -> None:
+        history = _frame(state.log_history)
+        if absent := [name for name in self.extra if name not in history]:
+            raise SettingsError(f"The history has no column {', '.join(absent)}; it has: {', '.join(history)}.")
+        seconds_left = None
+        if steps_left := state.max_steps - state.global_step:
+            done = state.global_step - self.first_step
+            seconds_left = steps_left * (perf_counter() - self.begun) / done if done else None
+        if figures.in_notebook():
+            shown = {"max_steps": state.max_steps, "seconds_left": seconds_left, "extra": self.extra}
+            self.picture.draw(figures.learning_curves(history, **shown))
+        else:
+            print(_line(history.iloc[-1], state.max_steps, seconds_left), flush=True)
+        self.shown_at, self.shown_step = perf_counter(), state.global_step
 
 
 def history_frame(trainer: GRPOTrainer) -> pd.DataFrame:
-    """What TRL logged, one row per step, under the names in COLUMNS.
+    """Return what TRL logged, one row per step, under the column names in COLUMNS.
 
-    frac_reward_zero_std: share of groups without signal. entropy: nats per token. completion_length: tokens.
-    clipped_ratio: share of completions cut off. grading_seconds: a part of seconds.
+    frac_reward_zero_std: fraction of groups without signal. entropy: nats per token. completion_length: tokens.
+    clipped_ratio: fraction of truncated completions. grading_seconds: part of seconds. With several reward functions
+    there is one more column for each of them, its mean under its own name.
     """
     return _frame(trainer.state.log_history)
 
 
-class Progress(TrainerCallback):
-    """Every few steps: redraw the learning curves in a notebook, print a line of text elsewhere."""
-
-    def __init__(self, every: int = 5) -> None:
-        self.every = every
-        self.picture = figures.LivePicture()
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begin a new picture: what goes on after an interruption is drawn in its own cell."""
-        self.picture = figures.LivePicture()
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show the newest step if its turn has come; `state` holds the log so far."""
-        due = state.global_step % self.every == 0 or state.global_step in (1, state.max_steps)
-        if not due or "loss" not in state.log_history[-1]:
-            return
-        history = _frame(state.log_history)
-        if figures.in_notebook():
-            self.picture.draw(figures.learning_curves(history))
-        else:
-            print(_line(history.iloc[-1], state.max_steps), flush=True)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the last drawing with its sentence below."""
-        if figures.in_notebook():
-            self.picture.finish()
+def _frame(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    steps = pd.DataFrame([entry for entry in log_history if "loss" in entry])  # the last entry is a summary
+    rewards = {key: key.split("/")[1] for key in steps.columns if key.startswith("rewards/") and key.endswith("/mean")}
+    names = COLUMNS | {key: name for key, name in rewards.items() if len(rewards) > 1 and name not in COLUMNS.values()}
+    frame = steps.reindex(columns=list(names)).rename(columns=names).astype(float).astype({"step": int})
+    return frame.drop(columns="kl") if frame["kl"].isna().all() else frame
 
 
-def _line(row: pd.Series, max_steps: int) -> str:
+def _line(row: pd.Series, max_steps: int, seconds_left: float | None) -> str:
+    left = ""
+    if seconds_left is not None:
+        amount = f"{seconds_left:.0f} s" if seconds_left < 120 else f"{seconds_left / 60:.0f} min"
+        left = f"  about {amount} left"
     return (
         f"step {row['step']:3.0f}/{max_steps}  reward {row['reward']:.2f}  groups without signal "
         f"{row['frac_reward_zero_std']:.2f}  entropy {row['entropy']:.3f}  length {row['completion_length']:.0f}  "
-        f"{row['seconds']:.1f} s"
+        f"{row['seconds']:.1f} s{left}"
     )
 
 
-def _timed(reward_function: RewardFunction) -> RewardFunction:
-    """Log the seconds a reward function takes, under its own name and signature."""
+def _timed(reward_function: RewardFunction, functions: int) -> RewardFunction:
+    """Log the seconds that a reward function takes. It keeps its name and its signature."""
 
     @wraps(reward_function)
-    def timed(*args: Any, **kwargs: Any) -> list[float | None]:
+    def timed(*args: Any, **kwargs: Any) -> Sequence[float | None]:
         start = perf_counter()
         rewards = reward_function(*args, **kwargs)
-        kwargs["log_metric"]("grading_seconds", perf_counter() - start)
+        # TRL logs the mean over all calls in a step, and a step calls each function once. We want their sum.
+        kwargs["log_metric"]("grading_seconds", functions * (perf_counter() - start))
         return rewards
 
     return timed
 
 
-def _frame(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    steps = pd.DataFrame([entry for entry in log_history if "loss" in entry])  # the last entry sums up the run
-    frame = steps.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS).astype(float).astype({"step": int})
-    return frame.drop(columns="kl") if frame["kl"].isna().all() else frame
-
-
-@contextmanager
-def _random_streams_kept() -> Iterator[None]:
-    """Put the streams of random, numpy and torch back afterwards: a reward function may draw from any of them."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)
-
-
-def _sample_rewards(
-    settings: Settings,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[dict[str, Any]],
-    reward_funcs: Sequence[RewardFunction],
-) -> tuple[np.ndarray, float]:
-    """Rewards of one group per row, shape (rows, num_generations), NaN where not graded; and the share cut off."""
-    groups = sample_completion_ids(
-        model,
-        tokenizer,
-        [row["prompt"] for row in rows],
-        num_samples=settings.num_generations,
-        temperature=settings.temperature,
-        **settings.sampling,
-    )
-    ids = [sample for group in groups for sample in group]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    columns = {name: [row[name] for row in rows for _ in range(settings.num_generations)] for name in rows[0]}
-    prompts = columns.pop("prompt")
-    columns |= {"completion_ids": ids, "log_metric": lambda *_: None, "log_extra": lambda *_: None}
-    if settings.conversational:  # as TRL hands them over
-        texts = [[{"role": "assistant", "content": text}] for text in texts]
-    rewards = [function(prompts=prompts, completions=texts, **columns) for function in reward_funcs]
-    scores = np.array(rewards, dtype=float)  # (functions, completions); None becomes NaN
-    total = np.where(np.isnan(scores).all(axis=0), np.nan, np.nansum(scores, axis=0))
-    ends = set(end_token_ids(model, tokenizer))
-    return total.reshape(len(rows), -1), float(np.mean([sample[-1] not in ends for sample in ids]))
-
-
-def _no_signal_message(rewards: np.ndarray, cut_off: float, settings: Settings) -> str:
-    seen = ", ".join(f"{value:g}" for value in np.unique(rewards[~np.isnan(rewards)])[:4])
-    if not seen:
-        what, way_out = "no completion could be graded", "look at the verifier first"
-    elif cut_off > 0.5:
-        what = f"reward {seen}; {cut_off:.0%} of the completions were cut off before their end"
+def _no_signal_message(seen: pd.DataFrame, settings: Settings) -> str:
+    reward, truncated = seen["reward"].mean(), seen["clipped_ratio"].mean()
+    what, way_out = f"mean reward {reward:g}", "take easier problems"
+    if pd.isna(reward):
+        what, way_out = "no completion could be graded", "check the verifier first"
+    elif truncated > 0.5:
+        what += f"; {truncated:.0%} of the completions were truncated"
         way_out = f"raise max_completion_length (now {settings.max_completion_length})"
-    else:
-        what = f"reward {seen}"
-        way_out = "take easier problems" if np.nanmax(rewards) <= 0 else "take harder problems or a finer reward"
+    elif reward > 0:
+        way_out = "take harder problems or a finer reward"
     return (
-        f"In all {len(rewards)} groups sampled before training, the {rewards.shape[1]} completions of a group had "
-        f"equal rewards ({what}), so every advantage is 0 and nothing can be learned: {way_out}, or go on all the "
-        "same (allow_no_signal=True, --allow-no-signal)."
+        f"The first {len(seen)} steps gave no signal ({what}). A group teaches the model something only if its "
+        f"{settings.num_generations} completions get different rewards, so nothing can be learned: {way_out}, or "
+        "continue all the same (allow_no_signal=True, --allow-no-signal)."
     )

@@ -1,11 +1,11 @@
-"""Local stand-ins for a chat model from the hub: what the profile qwen needs, small enough for a test."""
+"""Local stand-ins for a chat model from the Hub: all that the profile qwen needs, small enough for a test."""
 
 import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from random_policy import byte_level_bpe, random_qwen2
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from helpers.policy import load_policy, save_policy
 from helpers.problems import Problem, load_problems
@@ -14,44 +14,23 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# The bundled model knows no chat: it gets the code inside the fence alone, as in its own training.
+# The bundled model knows no chat, so this template gives it only the code inside the fence, as in its training.
 FENCED_CODE = r"{{ messages[0]['content'].split('```python\n')[1].split('\n```')[0] }}{{ '\n' }}"
 
 
 def save_chat_policy(folder: Path, end_share: float = 0.1, seed: int = 0) -> Path:
-    """A random Qwen2 (two layers) shaped as Qwen2.5-Instruct: ChatML, two end tokens, sampling settings of its own.
+    """Write a random Qwen2 that looks like Qwen2.5-Instruct: ChatML, two EOS tokens, its own sampling settings.
 
-    About `end_share` of its tokens end the completion.
+    About `end_share` of the tokens that it samples end the completion.
     """
     end, padding = "<|im_end|>", "<|endoftext|>"
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=[padding, "<|im_start|>", end],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([problem.prompt for problem in load_problems("humaneval")], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=padding)
+    prompts = [problem.prompt for problem in load_problems("humaneval")]
+    bpe = byte_level_bpe(prompts, 400, [padding, "<|im_start|>", end])
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=end, pad_token=padding)
     fast.chat_template = CHATML
-    torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(fast),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=2048,
-            tie_word_embeddings=False,
-            eos_token_id=fast.eos_token_id,
-            pad_token_id=fast.pad_token_id,
-        )
-    )
-    with torch.no_grad():  # the first number of every position is large and the same, so one weight sets a probability
+    model = random_qwen2(fast, seed, max_position_embeddings=2048, tie_word_embeddings=False)
+    # The first number at every position is large and the same, so a single weight sets a token's probability.
+    with torch.no_grad():
         model.get_input_embeddings().weight[:, 0] = 3.0
         head = model.get_output_embeddings().weight
         height = model.model(torch.arange(20)[None]).last_hidden_state[0, :, 0].mean()
@@ -71,7 +50,7 @@ def save_chat_policy(folder: Path, end_share: float = 0.1, seed: int = 0) -> Pat
 
 
 def save_tiny_chat(folder: Path) -> Path:
-    """The bundled model behind a chat template: a chat model that has something to learn."""
+    """Write the bundled model with a chat template: a chat model that has something to learn."""
     model, tokenizer = load_policy("data/tiny_coder")
     tokenizer.chat_template = FENCED_CODE
     save_policy(model, tokenizer, folder)
@@ -79,7 +58,7 @@ def save_tiny_chat(folder: Path) -> Path:
 
 
 def write_mixed_problems(path: Path, humaneval: int, tiny: int) -> Path:
-    """Problems of HumanEval, the ones with the shortest prompts, and bundled ones, under names that split by chance."""
+    """Write the HumanEval problems with the shortest prompts, and bundled ones under names that split by chance."""
     shortest = sorted(load_problems("humaneval"), key=lambda problem: len(problem.prompt))[:humaneval]
     rows = [vars(problem) for problem in shortest]
     rows += [vars(p) | {"task_id": f"mixed/{i}"} for i, p in enumerate(load_problems("tiny")[:tiny])]

@@ -1,8 +1,8 @@
-"""Settings for all tests: no network, one thread, no windows, the same seed for each test."""
+"""Settings for all tests: no network, one thread, no windows, and the same seed for each test."""
 
 import os
 
-# Libraries read these when they are imported, so they are set before any test module is.
+# Libraries read these variables at import, so they must be set before any test module is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
@@ -12,6 +12,7 @@ OURS = ("COURSE_OUTPUT", "COURSE_STRICT", "GRPO_PROFILE", "GRPO_MODEL", "GRPO_MA
 for name in (*OURS, *HOSTED):
     os.environ.pop(name, None)
 
+import random
 import sys
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from helpers import runtime
 
 @pytest.fixture(autouse=True)
 def seeds() -> None:
-    """Each test starts from the same seed, whichever ran before it; torch is seeded where a test has loaded it."""
-    runtime.set_seeds(0, with_torch="torch" in sys.modules)
+    """Start each test from the same seed, whichever test ran before it. Do not import torch only for that."""
+    random.seed(0)
+    if "torch" in sys.modules:
+        runtime.set_seeds(0)
 
 
 @pytest.fixture
@@ -36,8 +39,12 @@ def root() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked gpu where there is none; torch is asked only if such a test is there."""
+    """Skip tests marked gpu if there is no GPU. Import torch only if there are such tests."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and not runtime.has_gpu():
+    if not marked:
+        return
+    from helpers import profiles
+
+    if not profiles.has_gpu():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

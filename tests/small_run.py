@@ -1,6 +1,6 @@
 """A run that takes a second, on a random model and twelve problems.
 
-As a script: `python small_run.py FOLDER`, and then the options of `python -m helpers.train`.
+As a script: `python small_run.py FOLDER`, followed by the options of `python -m helpers.train`.
 """
 
 import sys
@@ -9,23 +9,23 @@ from pathlib import Path
 
 from random_policy import arithmetic_problems, save_random_policy
 
-from helpers import rewards, settings, train
+from helpers import profiles, rewards, train
 from helpers.problems import Problem, write_problems
 
 
 def vowels(completions, **columns) -> list[float | None]:
-    """Share of vowels: a reward that a random model can climb."""
+    """Return the fraction of vowels: a reward that a random model can climb."""
     return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in completions]
 
 
-def small_settings(folder: Path) -> settings.Settings:
-    """Settings for such a run; model and problems are written to `folder` where they are not there yet."""
+def small_settings(folder: Path) -> profiles.Settings:
+    """Return settings for such a run. Model and problems are written to `folder` if they are not there yet."""
     if not (folder / "problems.jsonl").exists():
         save_random_policy(folder / "model")
         again = [Problem(**vars(problem) | {"task_id": problem.task_id + "/2"}) for problem in arithmetic_problems()]
         write_problems(arithmetic_problems() + again, folder / "problems.jsonl")
     return replace(
-        settings.PROFILES["tiny"],
+        profiles.PROFILES["tiny"],
         model=str(folder / "model"),
         problems=str(folder / "problems.jsonl"),
         prompts_per_step=3,
@@ -38,6 +38,6 @@ def small_settings(folder: Path) -> settings.Settings:
 
 
 if __name__ == "__main__":
-    settings.PROFILES["tiny"] = small_settings(Path(sys.argv[1]))
+    profiles.PROFILES["tiny"] = small_settings(Path(sys.argv[1]))
     rewards.vowels = vowels
     sys.exit(train.main(sys.argv[2:]))

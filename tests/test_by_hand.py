@@ -8,8 +8,8 @@ import pytest
 from small_run import small_settings, vowels
 
 from helpers import rewards
+from helpers.profiles import PROFILES
 from helpers.runtime import CourseError
-from helpers.settings import PROFILES
 from tools import by_hand
 
 

@@ -20,7 +20,7 @@ from helpers.evaluation import (
 )
 from helpers.problems import prompt_of
 from helpers.rewards import GradingError
-from helpers.settings import profile_settings
+from helpers.profiles import profile_settings
 
 PROBLEMS = arithmetic_problems()
 RIGHT = {problem.prompt: problem.canonical_solution for problem in PROBLEMS}

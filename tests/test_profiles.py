@@ -1,6 +1,7 @@
-"""Which profile a machine gets, with which settings, and whether a model can be had: each answered at once."""
+"""Which profile a machine gets, with which settings, and whether a model can be had. Each is answered at once."""
 
 import json
+import os
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,10 +9,10 @@ from time import perf_counter
 
 import pytest
 
-from helpers import hub, runtime, settings
+from helpers import hub, profiles
 from helpers.hub import PolicyError
+from helpers.profiles import PROFILES, SettingsError, choose_profile, profile_settings, settings_here
 from helpers.runtime import CourseError
-from helpers.settings import PROFILES, SettingsError, profile_settings, settings_here
 
 QWEN = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 
@@ -21,10 +22,9 @@ def machine(monkeypatch):
     """Pretend to be a machine with a GPU of so many GiB (0: none), and with or without a way to the model."""
 
     def pretend(gib=0.0, obstacle=None, bf16=False):
-        for module in (runtime, settings):
-            monkeypatch.setattr(module, "has_gpu", lambda: gib > 0)
-        monkeypatch.setattr(runtime, "gpu_gib", lambda: gib)
-        monkeypatch.setattr(settings, "bf16_gpu", lambda: bf16)
+        monkeypatch.setattr(profiles, "has_gpu", lambda: gib > 0)
+        monkeypatch.setattr(profiles, "gpu_gib", lambda: gib)
+        monkeypatch.setattr(profiles, "bf16_gpu", lambda: bf16)
         monkeypatch.setattr(hub, "obstacle", lambda model: obstacle)
 
     return pretend
@@ -42,23 +42,23 @@ def machine(monkeypatch):
 )
 def test_the_profile_is_the_largest_that_can_run_and_says_why(gib, obstacle, name, reason, machine, capsys):
     machine(gib, obstacle)
-    assert runtime.choose_profile() == name
+    assert choose_profile() == name
     said = capsys.readouterr().out
     assert said.startswith(f"Profile {name}: ") and reason in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_variable_chooses_the_profile_without_looking_for_a_gpu(name, monkeypatch, capsys):
-    monkeypatch.setattr(runtime, "has_gpu", lambda: pytest.fail("looked for a GPU"))
+    monkeypatch.setattr(profiles, "has_gpu", lambda: pytest.fail("looked for a GPU"))
     monkeypatch.setenv("GRPO_PROFILE", name)
-    assert runtime.choose_profile() == name
+    assert choose_profile() == name
     assert "GRPO_PROFILE asks for it" in capsys.readouterr().out
 
 
 def test_an_unknown_profile_gets_a_sentence(monkeypatch):
     monkeypatch.setenv("GRPO_PROFILE", "Tiny")
-    with pytest.raises(CourseError, match="^GRPO_PROFILE=Tiny is no profile; there is: tiny, qwen, qwen-full.$"):
-        runtime.choose_profile()
+    with pytest.raises(CourseError, match="^GRPO_PROFILE=Tiny is not a profile. Choose one of: tiny, qwen, qwen-full"):
+        choose_profile()
 
 
 @pytest.mark.parametrize(("name", "value"), [("tiny", "1"), ("qwen", None)])
@@ -67,14 +67,13 @@ def test_only_tiny_keeps_off_the_network(name, value, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "to be put back")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    runtime.choose_profile()
-    assert runtime.os.environ.get("HF_HUB_OFFLINE") == value
+    choose_profile()
+    assert os.environ.get("HF_HUB_OFFLINE") == value
 
 
-def test_the_profiles_are_described_under_the_names_they_have():
-    assert list(runtime.PROFILES) == list(PROFILES)
-    assert all(name == one.profile for name, one in PROFILES.items())
-    assert set(runtime.GPU_GIB) == {name for name, one in PROFILES.items() if one.device == "cuda"}
+def test_every_profile_has_its_name_and_a_line_that_describes_it():
+    assert all(name == one.profile and one.description for name, one in PROFILES.items())
+    assert set(profiles.GPU_GIB) == {name for name, one in PROFILES.items() if one.device == "cuda"}
 
 
 @pytest.mark.parametrize("name", ["qwen", "qwen-full"])
@@ -120,9 +119,10 @@ def test_the_environment_names_model_and_steps_and_arguments_come_first(machine,
     )
     tiny = settings_here("tiny")
     assert (tiny.model, tiny.max_steps) == ("data/tiny_coder", 3)  # GRPO_MODEL stands for Qwen, not for the bundled one
-    monkeypatch.setenv("GRPO_MAX_STEPS", "few")
-    with pytest.raises(SettingsError, match='GRPO_MAX_STEPS must be a number of steps, not "few"'):
-        settings_here("tiny")
+    for steps in ("few", "²", "1.5"):
+        monkeypatch.setenv("GRPO_MAX_STEPS", steps)
+        with pytest.raises(SettingsError, match=f'GRPO_MAX_STEPS must be a number of steps, not "{steps}"'):
+            settings_here("tiny")
 
 
 def test_a_model_that_cannot_be_had_is_told_before_anything_is_loaded(machine):
@@ -140,13 +140,14 @@ def server(monkeypatch):
 
     def start(status):
         class Answer(BaseHTTPRequestHandler):
-            def do_HEAD(self):
-                asked.append((self.path, self.command))
+            def do_GET(self):
+                asked.append(self.path)
                 if status is None:
                     hold.wait(20)
                     return
                 self.send_response(status)
                 self.end_headers()
+                self.wfile.write(b'{"id": "owner/model", "siblings": []}')
 
             def log_message(self, *_):
                 pass
@@ -168,19 +169,20 @@ def server(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(200, None), (404, "does not give it out (HTTP 404)"), (503, "cannot be reached")]
+    ("status", "said"), [(200, None), (404, "does not provide it (HTTP 404)"), (503, "cannot be reached")]
 )
 def test_the_hub_is_asked_once(status, said, server):
     asked = server(status)
     found = hub.obstacle("owner/model")
-    assert asked == [("/owner/model/resolve/main/config.json", "HEAD")]
+    # The Hub's library also asks now and then what other programs should be told, which is not about the model.
+    assert [path for path in asked if "agent" not in path] == ["/api/models/owner/model"]
     assert found is None if said is None else said in found
 
 
 def test_a_data_set_is_asked_for_under_its_own_address(server):
     asked = server(200)
     assert hub.dataset_obstacle("owner/data") is None
-    assert asked == [("/datasets/owner/data/resolve/main/README.md", "HEAD")]
+    assert "/api/datasets/owner/data" in asked
 
 
 def test_silence_is_an_answer_after_the_time_out(server, monkeypatch):
@@ -192,14 +194,10 @@ def test_silence_is_an_answer_after_the_time_out(server, monkeypatch):
 
 
 def test_a_name_lookup_that_hangs_is_given_up_too(monkeypatch):
-    class Hanging:
-        def head(self, *_, **__):
-            release.wait(20)
-
     release = threading.Event()
     monkeypatch.setattr(hub, "SECONDS", 0.3)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: Hanging())
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *_, **__: release.wait(20))
     start = perf_counter()
     assert "cannot be reached" in hub.obstacle("owner/model")
     release.set()
@@ -223,12 +221,13 @@ def test_a_folder_and_a_model_in_the_cache_need_no_network(server, tmp_path, mon
     (tmp_path / "models--owner--model" / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for name in ("config.json", "tokenizer_config.json"):
-        assert not hub.is_cached("owner/model")
+        assert not hub.cached_folder("owner/model")
         (snapshot / name).write_text("{}")
     shards = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(shards))
     for name in set(shards["weight_map"].values()):
-        assert not hub.is_cached("owner/model")
+        assert not hub.cached_folder("owner/model")
         (snapshot / name).touch()
-    assert hub.is_cached("owner/model") and hub.obstacle("owner/model") is None
+    assert hub.cached_folder("owner/model") == snapshot and hub.obstacle("owner/model") is None
+    assert hub.locate("owner/model") == str(snapshot)  # the loaders ask nobody about a folder
     assert asked == []

@@ -12,12 +12,11 @@ import torch
 from chat_policies import CHATML, save_chat_policy, save_tiny_chat, write_mixed_problems
 from random_policy import arithmetic_problems
 
-from helpers import training
 from helpers.evaluation import evaluate
-from helpers.policy import end_token_ids, load_policy, sample_completion_ids, tokenize_prompt
+from helpers.policy import end_token_ids, load_policy, tokenize_prompt
 from helpers.problems import INSTRUCTION, load_problems, prompt_of, read_problems, split_problems
-from helpers.settings import profile_settings
-from helpers.training import build_trainer, check_signal, history_frame, train_dataset
+from helpers.profiles import profile_settings
+from helpers.training import build_trainer, history_frame, train_dataset
 from tools.notebooks import execute
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +32,7 @@ SMALL = replace(
 
 
 def vowels(completions, **columns):
-    """Share of vowels in the assistant's answer: a reward with signal for a random model."""
+    """Return the fraction of vowels in the assistant's answer: a reward with signal for a random model."""
     texts = [message["content"] for (message,) in completions]
     return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in texts]
 
@@ -43,14 +42,9 @@ def folder(tmp_path_factory):
     return save_chat_policy(tmp_path_factory.mktemp("chat"))
 
 
-@pytest.fixture
-def policy(folder):
-    return load_policy(folder)
-
-
-def trained(folder, output, settings, reward=vowels):
+def trained(folder, output, settings, reward=vowels, **options):
     model, tokenizer = load_policy(folder)
-    trainer = build_trainer(settings, model, tokenizer, arithmetic_problems(), reward, output)
+    trainer = build_trainer(settings, model, tokenizer, arithmetic_problems(), reward, output, **options)
     trainer.train()
     return trainer
 
@@ -98,7 +92,7 @@ def test_messages_go_in_and_the_problems_own_text_stays_beside_them():
     assert row["code_prompt"] == problem.prompt
 
 
-def test_check_and_training_hand_rewards_the_same_form(folder, tmp_path):
+def test_rewards_get_messages_and_the_problems_own_text(folder, tmp_path):
     seen = []
 
     def spy(prompts, completions, code_prompt, **columns):
@@ -106,25 +100,13 @@ def test_check_and_training_hand_rewards_the_same_form(folder, tmp_path):
         return vowels(completions)
 
     trained(folder, tmp_path, SMALL, spy)
-    assert len(seen) == 1 + SMALL.max_steps  # the check for signal, then one batch a step
+    assert len(seen) == SMALL.max_steps
     for prompts, completions, code_prompts in seen:
         assert len(prompts) == len(completions) == len(code_prompts) == 12
         for prompt, completion, code in zip(prompts, completions, code_prompts, strict=True):
             assert code.rstrip() in prompt[0]["content"]
             assert [set(message) for message in completion] == [{"role", "content"}]
             assert completion[0]["role"] == "assistant" and "<|im_end|>" not in completion[0]["content"]
-
-
-def test_the_check_samples_as_the_settings_say(policy, monkeypatch):
-    seen = []
-
-    def spy(*arguments, **options):
-        seen.append(options)
-        return sample_completion_ids(*arguments, **options)
-
-    monkeypatch.setattr(training, "sample_completion_ids", spy)
-    check_signal(SMALL, *policy, train_dataset(arithmetic_problems(), SMALL), [vowels])
-    assert all(options.items() >= SMALL.sampling.items() for options in seen) and seen
 
 
 def test_micro_batches_add_up_to_the_step(folder, tmp_path):
@@ -149,14 +131,14 @@ def test_what_was_cut_off_teaches_nothing(tmp_path):
     before = weights(load_policy(endless)[0])
     cut = replace(SMALL, max_completion_length=4, max_steps=1)
     kept = trained(endless, tmp_path / "kept", replace(cut, mask_truncated_completions=False))
-    masked = trained(endless, tmp_path / "masked", cut)
+    masked = trained(endless, tmp_path / "masked", cut, allow_no_signal=True)
     assert history_frame(masked)["clipped_ratio"].iloc[-1] == 1
     assert torch.equal(weights(masked.model), before)
     assert not torch.equal(weights(kept.model), before)
 
 
 def test_half_precision_is_the_same_before_in_and_after_training_and_keeps_float32_weights(folder, tmp_path):
-    """Tried with bf16, which CPUs have too; fp16 goes the same way, with gradient scaling that only a GPU has."""
+    """Use bf16, which CPUs have too. fp16 takes the same path, but with gradient scaling, which only a GPU has."""
     half = replace(SMALL, precision="bf16", learning_rate=1e-12)  # too small a rate to change an answer
     model, tokenizer = load_policy(folder)
     seen = []
@@ -170,7 +152,7 @@ def test_half_precision_is_the_same_before_in_and_after_training_and_keeps_float
     assert trainer.accelerator.mixed_precision == "bf16"
     after = evaluate(model, tokenizer, problems, **how)
     assert (after.completions, after.greedy_completions) == (before.completions, before.greedy_completions)
-    assert len(seen) > 100 and all(seen)
+    assert len(seen) > 80 and all(seen)
     assert before.completions != evaluate(model, tokenizer, problems, **how | {"seed": 1}).completions
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from small_run import small_settings, vowels
 
-from helpers import checkpoints, evaluation, rewards, settings, train
+from helpers import evaluation, profiles, rewards, run_folder, train
 from helpers.policy import load_policy, sample_completions
 from helpers.runtime import CourseError
+from helpers.verifier import isolation_report
 
 KEYS = [
     "profile",
@@ -18,6 +19,7 @@ KEYS = [
     "reward",
     "settings",
     "versions",
+    "isolation",
     "seconds",
     "train_seconds",
     "resumed",
@@ -34,8 +36,8 @@ def nothing(completions, **columns) -> list[float | None]:
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    """Run the command on a random model and eight problems, with two more rewards to choose from."""
-    monkeypatch.setitem(settings.PROFILES, "tiny", small_settings(tmp_path))
+    """Run the command on a random model and twelve problems, with two more rewards to choose from."""
+    monkeypatch.setitem(profiles.PROFILES, "tiny", small_settings(tmp_path))
     monkeypatch.setattr(rewards, "vowels", vowels, raising=False)
     monkeypatch.setattr(rewards, "nothing", nothing, raising=False)
 
@@ -67,8 +69,10 @@ def test_a_run_leaves_a_model_that_loads_and_the_whole_result(command, capfd):
     assert (result["profile"], result["seed"], result["reward"]) == ("tiny", 7, "vowels")
     assert (result["settings"]["max_steps"], result["settings"]["seed"]) == (3, 7)
     assert result["versions"]["trl"]
+    assert result["isolation"] == {name: layer.on for name, layer in isolation_report().items()}
     assert result["resumed"] == []
     assert 0 < result["train_seconds"] < result["seconds"]
+    assert result["train_seconds"] == pytest.approx(sum(row["seconds"] for row in result["history"]))
     assert [row["step"] for row in result["history"]] == [1, 2, 3]
     for when in ("before", "after"):
         assert set(result[when]) == {
@@ -83,7 +87,7 @@ def test_a_run_leaves_a_model_that_loads_and_the_whole_result(command, capfd):
         assert (result[when]["problems"], result[when]["samples"]) == (6, 8)
     assert set(result["change"]) == {"greedy", "pass@1", "pass@8"}
     printed, errors = capfd.readouterr()
-    assert "step   3/3" in printed and "95 % interval" in printed and "greedy" in printed
+    assert "step   3/3" in printed and run_folder.before_after_table(result) in printed
     assert errors == ""
     trained, tokenizer = load_policy(output)
     start, _ = load_policy(result["model"])
@@ -106,7 +110,7 @@ def test_before_and_after_are_measured_alike_and_as_the_settings_say(command, mo
     measured = []
     real = evaluation.evaluate
 
-    def evaluate(model, tokenizer, problems, **sampling):
+    def evaluate(model, tokenizer, problems, progress, **sampling):
         measured.append(([problem.task_id for problem in problems], sampling))
         return real(model, tokenizer, problems, **sampling)
 
@@ -124,7 +128,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(command, tmp_path,
     (tmp_path / "run" / "mine.txt").write_text("keep")
     status, output = command()
     assert status == 2
-    assert capsys.readouterr().err.endswith("is not empty: name another one, or add --overwrite.\n")
+    assert capsys.readouterr().err.endswith("is not empty: choose another one, or add --overwrite.\n")
     assert [path.name for path in output.iterdir()] == ["mine.txt"]
 
 
@@ -138,18 +142,14 @@ def test_overwrite_replaces_the_run_and_nothing_else(command, tmp_path):
     assert read(output)["profile"] == "tiny"
 
 
-def test_a_run_that_fails_leaves_no_stale_result(command, tmp_path, capsys):
+def test_a_run_without_signal_leaves_an_empty_folder_for_the_next_one(command, tmp_path, capsys):
     output = tmp_path / "run"
     output.mkdir()
     (output / "result.json").write_text("stale")
     assert command("--overwrite", reward="nothing")[0] == 2
-    assert not (output / "result.json").exists()
     assert "nothing can be learned" in capsys.readouterr().err
-
-
-def test_no_signal_is_trained_on_when_allowed(command):
-    status, output = command("--allow-no-signal", reward="nothing")
-    assert status == 0
+    assert list(output.iterdir()) == []
+    assert command("--allow-no-signal", reward="nothing")[0] == 0
     assert {row["frac_reward_zero_std"] for row in read(output)["history"]} == {1.0}
 
 
@@ -162,7 +162,8 @@ def test_no_signal_is_trained_on_when_allowed(command):
         ),
         (("--profile", "huge"), 'There is no profile "huge"; choose one of: tiny'),
         (("--max-steps", "0"), "max_steps must be at least 1, not 0."),
-        (("--seed", "-1"), "seed must be at least 0, not -1."),
+        (("--seed", "-1"), "seed must be at least 0 and at most 4294967295, not -1."),
+        (("--seed", str(2**32)), "seed must be at least 0 and at most 4294967295, not 4294967296."),
         (("--model", "data/absent"), "There is no model folder data/absent."),
     ],
 )
@@ -175,9 +176,16 @@ def test_a_mistake_is_one_sentence_and_status_2(command, capsys, arguments, sent
     assert not (output / "result.json").exists()
 
 
-def test_only_reward_functions_can_be_named():
+def test_only_public_functions_that_trl_can_call_are_rewards(monkeypatch):
     assert train.find_reward("passes_tests") is rewards.passes_tests
-    for name in ("extract_code", "_check_column", "ast", "absent"):
+
+    def as_trl_types_it(prompts, completions, **kwargs) -> list[float]:
+        return [0.0] * len(completions)
+
+    monkeypatch.setattr(rewards, "as_trl_types_it", as_trl_types_it, raising=False)
+    monkeypatch.setattr(rewards, "_private", as_trl_types_it, raising=False)
+    assert train.find_reward("as_trl_types_it") is as_trl_types_it
+    for name in ("extract_code", "_private", "Submission", "verdicts", "absent", ""):
         with pytest.raises(CourseError, match="choose one of: passes_tests"):
             train.find_reward(name)
 
@@ -192,24 +200,32 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_training(command, mo
     def refuse(dir):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checkpoints.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(train, "run", lambda *_, **__: pytest.fail("trained"))
     assert command()[0] == 2
     assert "Permission denied" in capsys.readouterr().err
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
-    train.write_result({"history": [{"loss": float("nan"), "grad_norm": float("inf"), "step": 1}]}, tmp_path / "r.json")
+    row = {"loss": float("nan"), "grad_norm": float("inf"), "step": 1}
+    run_folder.write_result({"history": [row]}, tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text()) == {"history": [{"loss": None, "grad_norm": None, "step": 1}]}
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_help_and_wrong_arguments_load_no_heavy_library(root):
-    # torch takes seconds to load: a question about the arguments should not wait for it
+def test_a_folder_in_the_home_of_the_reader(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(train, "run", lambda settings, reward, output, **options: pytest.fail(str(output)))
+    with pytest.raises(pytest.fail.Exception, match=f"^{tmp_path}/mine$"):
+        train.main(["--profile", "tiny", "--output", "~/mine"])
+
+
+def test_help_and_wrong_arguments_do_not_load_the_slowest_libraries(root):
+    # They take up to ten seconds, and a question about the arguments should not wait for them.
     program = (
         "import sys; from helpers import train\n"
         "status = train.main(['--profile', 'huge', '--output', 'x'])\n"
-        "print(status, sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+        "print(status, sorted({'transformers', 'trl'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, env=os.environ)
     assert done.stdout == "2 []\n"
@@ -217,3 +233,18 @@ def test_help_and_wrong_arguments_load_no_heavy_library(root):
         [sys.executable, "-m", "helpers.train", "--help"], cwd=root, capture_output=True, text=True, env=os.environ
     )
     assert asked.returncode == 0 and "--allow-no-signal" in asked.stdout
+
+
+def test_torch_is_imported_only_when_its_threads_are_told_to_sleep(root):
+    # OpenMP reads OMP_WAIT_POLICY when torch is imported. Set too late, two busy cores halve the speed of training.
+    program = """
+import sys
+from helpers import train
+assert "torch" not in sys.modules
+import os
+train.main(["--profile", "huge", "--output", "x"])
+assert "torch" in sys.modules and os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr

@@ -18,8 +18,8 @@ from typing import Any
 
 import pandas as pd
 
+from helpers.profiles import Settings, profile_settings
 from helpers.runtime import CourseError, offline, project_root, quieten, share_cores
-from helpers.settings import Settings, profile_settings
 from tools.hygiene import source_of, tags_of
 
 NOTEBOOK = "notebooks/03_group_relative_advantages.ipynb"

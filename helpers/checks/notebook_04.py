@@ -48,7 +48,7 @@ def exercise_2(chance_of_signal: Any) -> None:
 def exercise_3(completions_graded: Any, draws_per_problem: Any) -> None:
     """Count the completions that a run grades, and how often it draws each problem."""
     from helpers.problems import load_problems, split_problems
-    from helpers.settings import profile_settings
+    from helpers.profiles import profile_settings
 
     plan = profile_settings("tiny")
     problems = len(split_problems(load_problems("tiny"))[0])

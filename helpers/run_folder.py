@@ -1,0 +1,266 @@
+"""Everything in a run's folder: its results, its checkpoints, and the record of a run that is not finished.
+
+Nothing here imports torch, so a wrong folder is reported at once.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from helpers.runtime import CourseError
+
+RESULT = "result.json"
+UNFINISHED = "unfinished.json"  # exists until a run is finished: its settings and its first evaluation
+HELD_OUT = "held_out.jsonl"
+SAMPLES = "samples_{}.jsonl"  # before, after
+CHECKPOINT = "checkpoint-"
+STATE = "trainer_state.json"  # transformers writes it last, so a checkpoint without it was cut short
+CHECKSUMS = "checksums.json"  # SHA-256 of a checkpoint's files
+SMALL_FILES = 10_000_000  # bytes, enough for tokenizers, samples and histories
+
+
+class Interrupted(CourseError):
+    """A run that ended early. `what` says where, and what is kept; `status` is the exit status for a shell."""
+
+    def __init__(self, where: str, kept: Path | None, status: int, build: bool = False) -> None:
+        self.what, self.status = f"{where}. There is no checkpoint yet.", status
+        if kept:
+            folder = kept.parent
+            self.what = f"{where}. The checkpoint of step {step_of(kept)}, with the history up to it, is in {folder}."
+        again = "build the trainer again, then call " if build else ""
+        resume = f" To continue: {again}trainer.train(resume_from_checkpoint=True)" if kept else ""
+        super().__init__(self.what + resume)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn any failure of the writes in this block into one sentence: a CourseError.
+
+    A full disk comes in many forms. Python raises OSError, safetensors its own SafetensorError, torch a RuntimeError.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise CourseError(f"Results cannot be written to {folder}: {reason_of(error, folder)}.") from error
+
+
+def reason_of(error: Exception, folder: Path) -> str:
+    """Return why a write to `folder` failed, in a few words without a full stop."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # If the disk is full, torch only says "unexpected pos 64 vs 0".
+    with suppress(OSError):
+        if shutil.disk_usage(folder).free < 1_000_000:
+            return os.strerror(errno.ENOSPC)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def require_writable(folder: Path) -> None:
+    """Create the folder and write to it. Raises CourseError if that fails."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0" * 4096)
+
+
+def require_room(folder: Path, model: Any) -> None:
+    """Check before training that the disk has room for the run. Raises CourseError if it has not.
+
+    A run writes the model and two checkpoints, because the old one is removed only when the new one is complete. A
+    checkpoint contains the model and AdamW's two moments, each as large as the model.
+    """
+    require_writable(folder)
+    kept = sum(path.stat().st_size for old in checkpoint_folders(folder) for path in old.iterdir())
+    needed = (1 + 2 * 3) * sum(weights.nbytes for weights in model.parameters()) + SMALL_FILES - kept
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CourseError(
+            f"This run writes up to {needed / 1e6:.0f} MB (the model and two checkpoints), but the disk that contains "
+            f"{folder} has only {free / 1e6:.0f} MB left: free some space, or choose another folder."
+        )
+
+
+def prepare_output(folder: Path, overwrite: bool) -> None:
+    """Create the folder and check that it can be written to, before an hour is spent on the results.
+
+    With `overwrite`, the files of an earlier run are removed, and nothing else in the folder is touched. Raises
+    CourseError if the folder is not empty, is not a folder, or cannot be written to.
+    """
+    require_writable(folder)
+    with writing(folder):
+        occupied = any(folder.iterdir())
+    if occupied and not overwrite:
+        raise CourseError(f"The folder {folder} is not empty: choose another one, or add --overwrite.")
+    with writing(folder):
+        discard_run(folder)
+
+
+def discard_run(folder: Path) -> None:
+    """Remove what a run writes, except the model.
+
+    Files of an earlier run must never lie beside the model of a new one, and nobody should resume from them.
+    """
+    own = [RESULT, UNFINISHED, HELD_OUT, SAMPLES.format("before"), SAMPLES.format("after")]
+    discard(*(folder / name for name in own), *checkpoint_folders(folder))
+
+
+def discard(*paths: Path) -> None:
+    """Remove files and whole folders. A path that does not exist is not an error."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Return the folders checkpoint-1, checkpoint-2, ... in `folder`, complete or not, in the order of their steps."""
+    found = [path for path in folder.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
+    return sorted(found, key=step_of)
+
+
+def checkpoint_folder(folder: str | Path, step: int) -> Path:
+    """Return the folder in which transformers saves the checkpoint of a step."""
+    return Path(folder, f"{CHECKPOINT}{step}")
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was saved.
+
+    >>> step_of(Path("my-run/checkpoint-20"))
+    20
+    """
+    return int(checkpoint.name.removeprefix(CHECKPOINT))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint in `folder`, or None. One that was cut short does not count."""
+    return next((path for path in reversed(checkpoint_folders(folder)) if _is_complete(path)), None)
+
+
+def seal_checkpoint(checkpoint: Path) -> None:
+    """Write the checksums of a complete checkpoint, and only then remove the checkpoints that it replaces."""
+    files = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != CHECKSUMS]
+    write_json({path.name: _digest(path) for path in files}, checkpoint / CHECKSUMS)
+    discard(*(other for other in checkpoint_folders(checkpoint.parent) if other != checkpoint))
+
+
+def require_intact(checkpoint: Path) -> None:
+    """Raise CourseError if a file of a checkpoint is not what was saved.
+
+    Without this check, weights with a few wrong bytes load without an error, and training continues with a ruined
+    model. A run that was killed just before it wrote the checksums leaves none, and then there is nothing to compare.
+    """
+    if not (checkpoint / CHECKSUMS).exists():
+        return
+    try:
+        saved = dict(json.loads((checkpoint / CHECKSUMS).read_bytes()))
+    except (ValueError, TypeError):
+        saved = {CHECKSUMS: None}
+    if damaged := [name for name, digest in saved.items() if _digest(checkpoint / name) != digest]:
+        raise CourseError(
+            f"The checkpoint {checkpoint} is damaged: {', '.join(damaged)} changed after it was saved. "
+            "Start the run again from the beginning."
+        )
+
+
+def write_unfinished(record: dict[str, Any], folder: Path) -> None:
+    """Write the record of a run that is not finished, with a checksum."""
+    write_json({"record": record, "checksum": _checksum(record)}, folder / UNFINISHED)
+
+
+def read_unfinished(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of the run that was interrupted in `folder`, and add the step from which it resumes.
+
+    Raises CourseError if there is no such run, if its record is damaged, or if it was not `given` these settings.
+    """
+    if (folder / RESULT).exists():
+        raise CourseError(f"The run in {folder} is complete ({RESULT} exists), so there is nothing to resume.")
+    kept = last_checkpoint(folder)
+    if not (folder / UNFINISHED).exists() or kept is None:
+        raise CourseError(
+            f"There is no complete checkpoint in {folder} to resume from: start again with --overwrite instead."
+        )
+    try:
+        content = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
+        record, intact = content["record"], content["checksum"] == _checksum(content["record"])
+    except (OSError, ValueError, TypeError, KeyError):
+        record, intact = {}, False
+    if not intact:
+        raise CourseError(f"{folder / UNFINISHED} is damaged: start again with --overwrite instead of --resume.")
+    old, new = record["given"], json.loads(json.dumps(given))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if names:
+        changes = ", ".join(f"{name} {old.get(name)} (now {new.get(name)})" for name in names)
+        raise CourseError(f"The run in {folder} was started with other settings: {changes}. Resume with the same ones.")
+    record["resumed"].append(step_of(kept))
+    return record
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    """Write strict JSON, completely or not at all. A number that is not finite becomes null."""
+    finite = json.loads(json.dumps(result), parse_constant=lambda name: None)
+    write_json(finite, path)
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write strict JSON, completely or not at all: a crash leaves the old file or the new one."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def before_after_table(result: dict[str, Any]) -> str:
+    """Return the held-out scores of a result.json before and after training, in percent, as lines of text.
+
+    The change is in percentage points. Raises KeyError or TypeError if `result` is not the content of a result.json.
+
+    >>> before = {"pass@1": 0.25, "interval": {"pass@1": [0.2, 0.3]}, "problems": 204, "samples": 8}
+    >>> after = {"pass@1": 0.75, "interval": {"pass@1": [0.7, 0.8]}, "problems": 204, "samples": 8}
+    >>> change = {"pass@1": {"difference": 0.5, "interval": [0.45, 0.55]}}
+    >>> print(before_after_table({"before": before, "after": after, "change": change}).splitlines()[-1])
+    pass@1     25.0 % [20.0, 30.0]     75.0 % [70.0, 80.0]    +50.0 [45.0, 55.0]
+    """
+    before, after, change = result["before"], result["after"], result["change"]
+    lines = [
+        f"Before and after training, on {after['problems']} held-out problems, {after['samples']} samples each",
+        "(share solved, with 95 % intervals)",
+        "",
+        f"{'':<8}  {'before':<22}  {'after':<22}  change in points",
+    ]
+    for name in change:
+        shares = [f"{100 * at[name]:5.1f} % {_interval(at['interval'][name])}" for at in (before, after)]
+        points = f"{100 * change[name]['difference']:+5.1f} {_interval(change[name]['interval'])}"
+        lines.append(f"{name:<8}  {shares[0]:<22}  {shares[1]:<22}  {points}")
+    return "\n".join(lines)
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    low, high = (100 * bound for bound in bounds)
+    return f"[{low:.1f}, {high:.1f}]"
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        return isinstance(json.loads((checkpoint / STATE).read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "cannot be read"
+
+
+def _checksum(record: Any) -> str:
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
