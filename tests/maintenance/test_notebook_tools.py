@@ -431,7 +431,7 @@ def test_rewording_costs_no_outputs_and_a_constant_those_of_its_notebooks(tmp_pa
         ("import helpers.rewards as r\nimport math", {"rewards"}),
         ("from helpers.verifier.pool import grade", {"verifier"}),
         ("from helpers import problems, rewards", {"problems", "rewards"}),
-        ("def f():\n    from ..policy import sample", {"policy", "sample"}),
+        ("def f():\n    from ..policy import sample", {"policy"}),
         ("%matplotlib inline\n!python -m helpers.train --profile tiny", {"train"}),
         ("%%bash\nls 'unclosed", set()),
         ("from os import path", set()),
