@@ -32,7 +32,8 @@ help:
 	@echo "NOTEBOOKS=... for run and outputs: only notebooks whose names start with this, as in: make outputs NOTEBOOKS=04"
 	@echo "PYTHON=...    the Python to make .venv with, 3.11 to 3.13; to change it later, run make clean first"
 
-setup: .venv/ready ;
+setup: .venv/ready
+	@:
 
 # Make runs this again if requirements.txt changes, or if it did not finish. A usable .venv is kept, so pip continues
 # where it was interrupted.

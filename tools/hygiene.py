@@ -43,10 +43,26 @@ def normalise(notebook: Any, root: Path) -> None:
     for cell in notebook.cells:
         for key in VOLATILE:
             cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = _merged_streams(cell.outputs)
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
     name_cells(notebook.cells)
     nbformat.validate(notebook)
+
+
+def _merged_streams(outputs: Sequence[Any]) -> list[Any]:
+    """Join what a cell printed in pieces (how many depends on the machine's speed), and drop overwritten lines."""
+    merged: list[Any] = []
+    for output in outputs:
+        if merged and output.output_type == "stream" and output.name == merged[-1].get("name"):
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    for output in merged:
+        if output.output_type == "stream":
+            output.text = re.sub(r".*\r(?!\n)", "", output.text)
+    return merged
 
 
 def name_cells(cells: Sequence[Any]) -> None:
