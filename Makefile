@@ -73,6 +73,7 @@ lint: setup
 	$(VENV_PYTHON) -m ruff check helpers tests tools notebooks
 	$(VENV_PYTHON) -m ruff format --check helpers tests tools notebooks
 	$(VENV_PYTHON) -m tools.notebooks check
+	$(VENV_PYTHON) -m tools.numbers
 
 bench: setup
 	@$(VENV_PYTHON) -m tools.benchmark

@@ -189,7 +189,7 @@ def pairwise_accuracy(scores: Sequence[float], passed: Sequence[bool]) -> float:
 
 
 def mean_accuracy(scores: Sequence[Sequence[float]], passed: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
-    """Return the mean pairwise accuracy over the problems that have a pair, and its 95 % interval: (mean, low, high)."""
+    """Return the mean pairwise accuracy of the problems that have a pair, and its 95 % interval: (mean, low, high)."""
     each = np.array([pairwise_accuracy(group, right) for group, right in zip(scores, passed, strict=True)])
     each = each[~np.isnan(each)]
     return float(each.mean()), *bootstrap_interval(each)
