@@ -1,107 +1,79 @@
 # The commands of the course. `make` alone lists them.
-# Plain POSIX shell and no feature newer than GNU Make 3.81, which is what macOS ships.
+# This is plain POSIX shell and uses nothing newer than GNU Make 3.81, the version that macOS ships.
 
-# PYTHON chooses the Python that .venv is made with, as in: make setup PYTHON=/opt/python3.12/bin/python3
-PYTHON ?=
+# The Python that .venv is made with, for example: make setup PYTHON=python3.12
+PYTHON ?= python3
 LAB_OPTIONS ?=
 NOTEBOOKS ?=
 REPOSITORY ?=
 REF ?=
 VENV_PYTHON = .venv/bin/python
-STAMP = .venv/.requirements-installed
+SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-# Prints "3.12.1", and " no-venv" behind it where this Python cannot make an environment. Old Pythons read it too.
-PROBE = import sys; print("%d.%d.%d" % sys.version_info[:3]); import venv, ensurepip
-NEEDED = This course needs Python 3.11, 3.12 or 3.13
-
-# With this set, kernels draw no figures into notebooks.
+# If MPLBACKEND is set, notebooks show no figures.
 unexport MPLBACKEND
-# Tests and committed outputs are of the bundled model, also where a GPU would make notebook 04 choose a larger one.
+# The tests and the committed outputs use the bundled model, even on a machine with a GPU.
 test outputs: export GRPO_PROFILE = tiny
 
 .PHONY: help setup lab run test lint bench outputs publish clean
 
 help:
-	@echo "make lab      open the course in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
+	@echo "make lab      open the first notebook in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
 	@echo "make run      execute all notebooks into build/run/ and print the results before and after training;"
 	@echo "              replaces what the previous 'make run' wrote there, nothing else"
 	@echo "make test     run the tests, then every notebook"
-	@echo "make lint     check style, and that the committed notebook outputs are in order"
-	@echo "make bench    measure how fast programs are graded, beside other ways; six minutes, into build/bench/"
-	@echo "make outputs  execute the notebooks in place: refreshes the committed outputs"
+	@echo "make lint     check style, types, imports, and that the committed notebooks are in order"
+	@echo "make bench    benchmark the verifier against three other graders; six minutes, writes to build/bench/"
+	@echo "make outputs  execute the notebooks and replace their committed outputs"
 	@echo "make publish REPOSITORY=https://github.com/you/name [REF=a-tag]"
-	@echo "              write the course's address into its bootstrap cells and Colab badges"
-	@echo "make setup    only make .venv and install requirements.txt (the commands above do it where it is due)"
-	@echo "make clean    remove .venv, caches, and what run, test, outputs and bench wrote below build/"
-	@echo "NOTEBOOKS=... for run and outputs: only those whose names begin so, as in: make outputs NOTEBOOKS=04"
-	@echo "PYTHON=...    before or after any of them: the Python to make .venv with (3.11 to 3.13)"
+	@echo "              write the course's address into its bootstrap cells and its links to Colab"
+	@echo "make setup    only make .venv and install requirements.txt (the commands above do so if needed)"
+	@echo "make clean    remove .venv, caches, and what run, test, outputs and bench wrote to build/"
+	@echo "NOTEBOOKS=... for run and outputs: only notebooks whose names start with this, as in: make outputs NOTEBOOKS=04"
+	@echo "PYTHON=...    the Python to make .venv with, 3.11 to 3.13; to change it later, run make clean first"
 
-# Does nothing where .venv runs, was made with the PYTHON asked for, and holds this requirements.txt.
-setup:
-	@set -e; \
-	probe() { "$$1" -c '$(PROBE)' 2>/dev/null | head -n 1 | sed 's/^Python //'; }; \
-	can_make_environments() { "$$1" -c '$(PROBE)' >/dev/null 2>&1; }; \
-	fits() { case "$$1" in 3.11.*|3.12.*|3.13.*) true;; *) false;; esac; }; \
-	chosen=''; found=''; asked='$(PYTHON)'; \
-	version=$$(probe $(VENV_PYTHON)); \
-	if [ -n "$$asked" ]; then \
-	    given=$$(probe "$$asked"); \
-	    if ! fits "$$given"; then \
-	        echo "$(NEEDED); PYTHON=$$asked is $${given:-no Python that runs}." >&2; exit 1; \
-	    fi; \
-	    if [ -n "$$version" ] && [ "$${version%.*}" != "$${given%.*}" ] && [ ! -e $(STAMP) ]; then \
-	        echo "The .venv here is of Python $$version and not made by make; to use $$asked, remove it: rm -r .venv" >&2; \
-	        exit 1; \
-	    fi; \
-	    [ "$${version%.*}" = "$${given%.*}" ] || { version=''; chosen=$$asked; }; \
-	fi; \
-	if [ -n "$$version" ] && ! fits "$$version"; then \
-	    echo "$(NEEDED); .venv is $$version. Remove it and try again: rm -r .venv" >&2; exit 1; \
-	fi; \
-	if [ -z "$$version" ]; then \
-	    for candidate in $${chosen:+"$$chosen"} $(if $(PYTHON),,python3 python3.13 python3.12 python3.11); do \
-	        offered=$$(probe "$$candidate"); \
-	        if fits "$$offered" && can_make_environments "$$candidate"; then version=$$offered; break; fi; \
-	        if fits "$$offered"; then offered="$$offered without venv"; fi; \
-	        if [ -n "$$offered" ]; then found="$$found$${found:+, }$$candidate is $$offered"; fi; \
-	    done; \
-	    if [ -z "$$version" ]; then \
-	        echo "$(NEEDED) that can make environments (on Debian and Ubuntu: apt install python3-venv);" \
-	            "found: $${found:-no Python at all}. Name one with PYTHON=..." >&2; exit 1; \
-	    fi; \
-	    echo "Making .venv with $$candidate (Python $$version)"; \
-	    rm -f $(STAMP); \
-	    "$$candidate" -m venv --clear .venv; \
-	fi; \
-	wanted="$$version $$(cksum < requirements.txt)"; \
-	if [ "$$wanted" != "$$(cat $(STAMP) 2>/dev/null)" ]; then \
-	    echo "Installing requirements.txt into .venv: one to ten minutes, most of it PyTorch's download, without further lines"; \
-	    rm -f $(STAMP); \
-	    $(VENV_PYTHON) -m pip --version >/dev/null 2>&1 || $(VENV_PYTHON) -m ensurepip >/dev/null; \
-	    $(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt || { \
-	        echo "The installation did not finish; the same command goes on from here." >&2; exit 1; }; \
-	    echo "$$wanted" > $(STAMP); \
-	    echo "Ready."; \
+setup: .venv/ready
+	@:
+
+# Make runs this again if requirements.txt changes, or if it did not finish. A usable .venv is kept, so pip continues
+# where it was interrupted.
+.venv/ready: requirements.txt
+	@if ! $(VENV_PYTHON) -c 'import pip; $(SUPPORTED)' 2>/dev/null; then \
+	    "$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
+	        echo "This course needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is not one of these." \
+	            "If you have one, name it: make setup PYTHON=python3.12" >&2; exit 1; }; \
+	    "$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+	        echo "$(PYTHON) cannot make environments: its module venv is missing." \
+	            "On Debian and Ubuntu, type: sudo apt install python3-venv" >&2; exit 1; }; \
+	    echo "Making .venv with $(PYTHON)"; \
+	    "$(PYTHON)" -m venv --clear .venv; \
 	fi
+	@echo "Installing requirements.txt into .venv. This takes one to ten minutes, most of it to download PyTorch."
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt || { \
+	    echo "The installation did not finish. Type the same command again to continue." >&2; exit 1; }
+	@touch $@
 
+# JupyterLab refuses to run as root (in a container, say) unless it is told to. The settings in tools/jupyterlab keep it
+# from asking whether it may fetch news.
 lab: setup
-	@$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(LAB_OPTIONS)
+	@$(VENV_PYTHON) -m jupyterlab --allow-root --LabApp.default_url=/lab/tree/notebooks/01_rlhf_vs_rlvr.ipynb \
+	    --LabApp.app_settings_dir="$(CURDIR)/tools/jupyterlab" $(LAB_OPTIONS)
 
 run: setup
 	@$(VENV_PYTHON) -m tools.notebooks run $(NOTEBOOKS)
 
-# Two calls: what tests/conftest.py sets is not meant for the notebooks' kernels, which also want both cores.
+# There are two calls because the environment that tests/conftest.py sets is not meant for the notebooks' kernels.
 test: setup
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --durations=10 tests
-	@rm -rf build/test; if ls notebooks/*.ipynb >/dev/null 2>&1; then set -x; \
-	    COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 \
-	        --durations=0 notebooks; \
-	else echo "There is no notebook in notebooks/ to run."; fi
+	@rm -rf build/test
+	COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 \
+	    --durations=0 notebooks
 
 lint: setup
 	$(VENV_PYTHON) -m ruff check helpers tests tools notebooks
 	$(VENV_PYTHON) -m ruff format --check helpers tests tools notebooks
 	$(VENV_PYTHON) -m tools.notebooks check
+	$(VENV_PYTHON) -m tools.numbers
 
 bench: setup
 	@$(VENV_PYTHON) -m tools.benchmark

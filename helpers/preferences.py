@@ -1,16 +1,13 @@
-"""A learned reward, to set against a verifier: preference pairs, a reward model trained on them, best-of-n by it.
+"""Learn a reward from preferences, to compare it with the verifier: pairs, a reward model, and best-of-n by its score.
 
-The pairs come from the verifier, with as much disagreement as one wants. Three seeds, as notebook 01 shows them:
-`python -m helpers.preferences --output data/measurements/reward_model.csv`
+The verifier plays the labelers: it prefers the completion that passes the tests, and it errs as often as you want.
+`python -m tools.record reward-model` runs the whole experiment of notebook 01.
 """
 
-import argparse
 import copy
 import random
-import sys
 from collections.abc import Sequence
 from math import comb
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,19 +17,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.evaluation import bootstrap_interval, grade, pass_at_k
-from helpers.policy import load_policy, sample_completions
-from helpers.problems import Problem, load_problems, split_problems
+from helpers.policy import sample_completions
+from helpers.problems import Problem
 from helpers.runtime import CourseError
 
-LABEL_NOISE = 0.16  # two such labelers agree 73 % of the time, as InstructGPT's did: arXiv 2203.02155, section 3.4
-LABELS = (30, 100, 300, 1000)
-SIZES = (1, 2, 4, 8, 16, 32, 64)  # of n in best-of-n
-ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
+# If each of two labelers errs this often, they agree on 73 % of the pairs, as InstructGPT's did (arXiv 2203.02155,
+# section 3.4).
+LABEL_NOISE = 0.16
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""The values of n for best-of-n."""
 CURVE = ("n", "score", "truth", "low", "high", "verifier")
+"""The columns of `best_of_n_curve`."""
+BATCH = 8  # pairs in a step of training
+MAX_COMPLETION_LENGTH = 56  # tokens
 
 
 class PreferencesError(CourseError, ValueError):
-    """Pairs that cannot be made, or a file that is not to be written over."""
+    """The pairs that were asked for cannot be made."""
 
 
 class Pair(NamedTuple):
@@ -44,7 +45,7 @@ class Pair(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Completions of some problems and whether they pass; every field holds one entry per problem."""
+    """Completions of some problems, and whether they pass. Each field has one entry per problem."""
 
     problems: list[Problem]
     completions: list[list[str]]
@@ -52,64 +53,72 @@ class Samples(NamedTuple):
 
 
 class RewardModel(nn.Module):
-    """A language model whose last layer gives one number, the score of the whole text, instead of the next token."""
+    """A language model with a scalar head: instead of the next token it predicts one score for the whole text."""
 
     def __init__(self, policy: PreTrainedModel) -> None:
-        """Start from a copy of the policy's layers; every score is 0 until it is trained."""
+        """Copy the policy's layers. The head starts at 0, so every score is 0 before training."""
         super().__init__()
         self.body = copy.deepcopy(policy.model)
         self.head = nn.Linear(policy.config.hidden_size, 1, bias=False)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores, shape (texts,), of token ids and mask, both (texts, tokens), padded on the right."""
+        """Return the scores of the texts, shape (texts,). Both inputs are (texts, tokens), padded on the right."""
         states = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        last = attention_mask.sum(dim=1) - 1  # the end token, which has read all that stands before it
+        # The EOS token at the end attends to the whole text, so the score is read there.
+        last = attention_mask.sum(dim=1) - 1
         return self.head(states[torch.arange(len(states)), last]).squeeze(-1)
 
 
 def draw_samples(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    num_samples: int,
-    seed: int,
-    max_completion_length: int = 56,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], num_samples: int, seed: int
 ) -> Samples:
-    """Sample at temperature 1 and let the verifier grade; `problems` in the order given."""
+    """Sample completions at temperature 1 and let the verifier grade them."""
     prompts = [problem.prompt for problem in problems]
-    limits = {"max_completion_length": max_completion_length, "seed": seed}
+    limits = {"max_completion_length": MAX_COMPLETION_LENGTH, "seed": seed}
     completions = sample_completions(model, tokenizer, prompts, num_samples=num_samples, **limits)
     return Samples(list(problems), completions, grade(problems, completions))
 
 
 def preference_pairs(samples: Samples, count: int, noise: float = LABEL_NOISE, seed: int = 0) -> list[Pair]:
-    """`count` different pairs of a right and a wrong completion; with probability `noise` the wrong one is preferred.
+    """Make `count` different pairs of a correct and a wrong completion of the same problem.
 
-    First comes one pair of each problem, then a second, so that few labels spread over many problems. The same seed
-    gives the same pairs whatever the noise. Raises PreferencesError where there are fewer, or for such a noise.
+    With probability `noise` the labeler errs and prefers the wrong one. Every problem gives one pair before any gives a
+    second, so that few labels cover many problems. The same seed gives the same pairs at every noise. Raises
+    PreferencesError if the samples hold fewer pairs, or if `noise` is not a probability.
+
+    >>> from helpers.problems import load_problems
+    >>> samples = Samples(load_problems("tiny")[:1], [["right", "wrong"]], [[True, False]])
+    >>> [pair] = preference_pairs(samples, 1, noise=0.0)
+    >>> pair.chosen, pair.rejected
+    ('right', 'wrong')
     """
     if not 0 <= noise <= 1:
-        raise PreferencesError(f"noise is a share between 0 and 1, not {noise}.")
+        raise PreferencesError(f"noise is a probability, so it lies between 0 and 1; got {noise}.")
     rng = random.Random(seed)
-    drawn = []
+    ranked = []
     for problem, texts, passed in zip(*samples, strict=True):
         right, wrong = (
             sorted({text for text, ok in zip(texts, passed, strict=True) if ok is kind}) for kind in (True, False)
         )
         both = [(problem.prompt, good, bad) for good in right for bad in wrong]
-        drawn += enumerate(rng.sample(both, len(both)))
-    if len(drawn) < count:
-        raise PreferencesError(f"{count} pairs were asked for, and the samples hold {len(drawn)}: draw more of them.")
-    rng.shuffle(drawn)
-    drawn.sort(key=lambda ranked: ranked[0])
+        ranked += enumerate(rng.sample(both, len(both)))
+    if len(ranked) < count:
+        raise PreferencesError(f"Cannot make {count} pairs: the samples hold only {len(ranked)}. Draw more samples.")
+    rng.shuffle(ranked)
+    # The sort is stable, so the problems stay shuffled within each rank: first every problem's first pair.
+    ranked.sort(key=lambda entry: entry[0])
     flips = [rng.random() < noise for _ in range(count)]
-    pairs = [Pair(*pair) for _, pair in drawn[:count]]
+    pairs = [Pair(*pair) for _, pair in ranked[:count]]
     return [Pair(p.prompt, p.rejected, p.chosen) if flip else p for p, flip in zip(pairs, flips, strict=True)]
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """Mean of -log sigmoid(chosen - rejected) over pairs of scores (arXiv 2203.02155, eq. 1, for two)."""
+    """Return the mean of -log sigmoid(chosen - rejected) over pairs of scores (arXiv 2203.02155, equation 1, K = 2).
+
+    >>> bradley_terry_loss(torch.tensor([1.0]), torch.tensor([1.0]))
+    tensor(0.6931)
+    """
     return -nn.functional.logsigmoid(chosen - rejected).mean()
 
 
@@ -119,17 +128,17 @@ def train_reward_model(
     pairs: Sequence[Pair],
     *,
     learning_rate: float = 1e-3,
-    batch_size: int = 8,
 ) -> RewardModel:
-    """Train a reward model that starts from `policy`, all its weights, once through the pairs in their order.
+    """Train a reward model that starts from `policy`: all its weights, once through the pairs in their order.
 
-    The rate was the best of 1e-4, 3e-4, 1e-3 and 2e-3 by pairwise accuracy, with 1,000 labels, noisy or not, on 200
-    training problems that gave no labels. At this rate more passes help where all labels are right, and hurt where not.
+    Of 1e-4, 3e-4, 1e-3 and 2e-3, this learning rate had the best pairwise accuracy, with 1,000 labels, noisy or not,
+    on 200 training problems without labels. At this rate further passes help if all labels are correct, and hurt if
+    they are noisy.
     """
     model = RewardModel(policy).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    for start in range(0, len(pairs), batch_size):
-        batch = pairs[start : start + batch_size]
+    for start in range(0, len(pairs), BATCH):
+        batch = pairs[start : start + BATCH]
         texts = [(p.prompt, p.chosen) for p in batch] + [(p.prompt, p.rejected) for p in batch]
         chosen, rejected = model(*encode(tokenizer, texts)).chunk(2)
         loss = bradley_terry_loss(chosen, rejected)
@@ -141,31 +150,59 @@ def train_reward_model(
 
 
 @torch.no_grad()
-def scores_of(
-    model: RewardModel, tokenizer: PreTrainedTokenizerBase, samples: Samples, batch_size: int = 128
-) -> list[list[float]]:
-    """The score of each completion, in the order of the samples; equal ones are scored once."""
+def scores_of(model: RewardModel, tokenizer: PreTrainedTokenizerBase, samples: Samples) -> list[list[float]]:
+    """Return the score of each completion, in the order of the samples. Equal completions are scored once."""
     texts = {(problem.prompt, text) for problem, group in zip(*samples[:2], strict=True) for text in group}
-    ordered = sorted(texts, key=lambda text: (len(text[0]) + len(text[1]), text))  # like lengths share a batch
+    # Texts of similar length share a batch, which saves padding.
+    ordered = sorted(texts, key=lambda text: (len(text[0]) + len(text[1]), text))
     scores: dict[tuple[str, str], float] = {}
-    for start in range(0, len(ordered), batch_size):
-        batch = ordered[start : start + batch_size]
+    for start in range(0, len(ordered), 128):
+        batch = ordered[start : start + 128]
         scores.update(zip(batch, model(*encode(tokenizer, batch)).tolist(), strict=True))
     return [[scores[p.prompt, text] for text in group] for p, group in zip(*samples[:2], strict=True)]
 
 
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    """Return token ids and attention mask, both (texts, tokens), of (prompt, completion) texts.
+
+    Prompt and completion are tokenized apart, because the completion was sampled after the prompt's tokens.
+    """
+    rows = [
+        [*tokenizer(prompt)["input_ids"], *tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        for prompt, text in texts
+    ]
+    batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+    return batch["input_ids"], batch["attention_mask"]
+
+
 def pairwise_accuracy(scores: Sequence[float], passed: Sequence[bool]) -> float:
-    """Share of the pairs (a right one, a wrong one) whose right one scores higher, a tie half; nan without a pair."""
+    """Return the fraction of (correct, wrong) pairs in which the correct completion has the higher score.
+
+    A tie counts one half. Without such a pair the result is nan.
+
+    >>> pairwise_accuracy([2.0, 1.5, 0.5, -1.0], [False, True, True, False])
+    0.5
+    """
     values, right = np.asarray(scores), np.asarray(passed, dtype=bool)
     gaps = values[right][:, None] - values[~right][None, :]
     return float(((gaps > 0) + 0.5 * (gaps == 0)).mean()) if gaps.size else float("nan")
 
 
-def best_of_n(scores: Sequence[float], values: Sequence[float], n: int) -> float:
-    """Mean value of the highest score among n, over all ways to take n of the N given; what pass_at_k is for max.
+def mean_accuracy(scores: Sequence[Sequence[float]], passed: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
+    """Return the mean pairwise accuracy of the problems that have a pair, and its 95 % interval: (mean, low, high)."""
+    each = np.array([pairwise_accuracy(group, right) for group, right in zip(scores, passed, strict=True)])
+    each = each[~np.isnan(each)]
+    return float(each.mean()), *bootstrap_interval(each)
 
-    Sorted by score, the j-th highest is the best of comb(N - 1 - j, n - 1) of the comb(N, n) ways. Raises ValueError
-    unless 1 <= n <= N.
+
+def best_of_n(scores: Sequence[float], values: Sequence[float], n: int) -> float:
+    """Return the expected value of the sample with the highest score among n, drawn from the N given.
+
+    This is exact, as pass@k is: sorted by score, the sample of rank j (from 0) is the best in comb(N - 1 - j, n - 1)
+    of the comb(N, n) ways to draw n. Raises ValueError unless 1 <= n <= N.
+
+    >>> best_of_n([0.2, 0.9, 0.4], [0.0, 1.0, 0.0], n=2)
+    0.6666666666666666
     """
     total = len(scores)
     if not 1 <= n <= total:
@@ -175,9 +212,10 @@ def best_of_n(scores: Sequence[float], values: Sequence[float], n: int) -> float
 
 
 def best_of_n_curve(scores: Sequence[Sequence[float]], passed: Sequence[Sequence[bool]]) -> pd.DataFrame:
-    """One row per n of SIZES that the samples allow: the best by score, its mean score and how often it passes.
+    """Choose the best of n by score, and see how often it passes: one row for each n of SIZES that the samples allow.
 
-    Columns n, score, truth, low, high (95 % interval of the truth over problems), verifier (how often one of n passes).
+    The columns are n, the mean score of the chosen completion, the truth (how often it passes), low and high (the 95 %
+    interval of the truth over problems), and verifier (how often at least one of the n passes).
     """
     rows = []
     pairs = list(zip(scores, passed, strict=True))
@@ -187,54 +225,3 @@ def best_of_n_curve(scores: Sequence[Sequence[float]], passed: Sequence[Sequence
         verifier = [pass_at_k(len(right), sum(right), n) for _, right in pairs]
         rows.append((n, np.mean(score), np.mean(truth), *bootstrap_interval(truth), np.mean(verifier)))
     return pd.DataFrame(rows, columns=list(CURVE))
-
-
-def mean_accuracy(scores: Sequence[Sequence[float]], passed: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
-    """Mean pairwise accuracy over the problems that hold a pair, and its 95 % interval: (mean, low, high)."""
-    each = np.array([pairwise_accuracy(group, right) for group, right in zip(scores, passed, strict=True)])
-    each = each[~np.isnan(each)]
-    return float(each.mean()), *bootstrap_interval(each)
-
-
-def measure(seed: int, noises: Sequence[float] = (0.0, LABEL_NOISE)) -> pd.DataFrame:
-    """The experiment of notebook 01 on all held-out problems: one row per noise, number of labels and n."""
-    policy, tokenizer = load_policy("data/tiny_coder")
-    train, held_out = split_problems(load_problems("tiny"))
-    labelled = draw_samples(policy, tokenizer, random.Random(seed).sample(train, 1100), 4, seed)
-    tested = draw_samples(policy, tokenizer, held_out, max(SIZES), seed + 1)
-    frames = []
-    for noise in noises:
-        pairs = preference_pairs(labelled, max(LABELS), noise, seed)
-        for count in LABELS:
-            scores = scores_of(train_reward_model(policy, tokenizer, pairs[:count]), tokenizer, tested)
-            accuracy = dict(zip(ACCURACY, mean_accuracy(scores, tested.passed), strict=True))
-            frame = best_of_n_curve(scores, tested.passed).assign(seed=seed, noise=noise, labels=count, **accuracy)
-            frames.append(frame)
-    return pd.concat(frames)[["seed", "noise", "labels", *ACCURACY, *CURVE]]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.preferences", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="a CSV file, which must not be there yet")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    chosen = parser.parse_args(arguments)
-    if chosen.output.exists():
-        print(f"{chosen.output} is there already; remove it, or name another file.", file=sys.stderr)
-        return 1
-    pd.concat([measure(seed) for seed in chosen.seeds]).round(4).to_csv(chosen.output, index=False)
-    return 0
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
-    """Ids and mask of (prompt, completion) texts; prompt and completion are tokenized apart, as they were sampled."""
-    rows = [
-        [*tokenizer(prompt)["input_ids"], *tokenizer(text)["input_ids"], tokenizer.eos_token_id]
-        for prompt, text in texts
-    ]
-    batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
-    return batch["input_ids"], batch["attention_mask"]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

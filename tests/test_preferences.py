@@ -25,6 +25,7 @@ from helpers.preferences import (
     scores_of,
     train_reward_model,
 )
+from tools.record import reward_model
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +67,9 @@ def test_noise_swaps_its_share_of_the_same_pairs(samples):
 
 
 def test_pairs_that_cannot_be_had_are_refused(samples):
-    with pytest.raises(PreferencesError, match="37 pairs were asked for, and the samples hold 36"):
+    with pytest.raises(PreferencesError, match="Cannot make 37 pairs: the samples hold only 36"):
         preference_pairs(samples, 37)
-    with pytest.raises(PreferencesError, match="between 0 and 1, not 1.5"):
+    with pytest.raises(PreferencesError, match="between 0 and 1; got 1.5"):
         preference_pairs(samples, 1, noise=1.5)
 
 
@@ -132,16 +133,9 @@ def test_a_curve_ends_where_the_samples_do():
     assert list(best_of_n_curve(passed, passed)["n"]) == [1, 2, 4, 8]
 
 
-def test_nothing_is_written_over(tmp_path, capsys):
-    path = tmp_path / "reward_model.csv"
-    path.write_text("kept")
-    assert preferences.main(["--output", str(path)]) == 1
-    assert path.read_text() == "kept" and "is there already" in capsys.readouterr().err
-
-
 def test_what_is_recorded_is_whole_and_consistent(root):
     rows = pd.read_csv(root / "data/measurements/reward_model.csv")
-    assert list(rows.columns) == ["seed", "noise", "labels", *preferences.ACCURACY, *preferences.CURVE]
+    assert list(rows.columns) == reward_model.COLUMNS
     assert len(rows) == len(rows.drop_duplicates(["seed", "noise", "labels", "n"])) == 3 * 2 * 4 * 7
     assert (rows["low"] <= rows["truth"]).all() and (rows["truth"] <= rows["high"]).all()
     alone = rows[rows["n"] == 1]

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from packaging.requirements import Requirement
 
+from tools.imports import MAGIC, helper_files, imported_packages, parsed
 from tools.opening import ADDRESS, BOOTSTRAP_CELL, LOWER_BOUNDS, NEEDS, badge, needs_of
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -42,10 +43,26 @@ def normalise(notebook: Any, root: Path) -> None:
     for cell in notebook.cells:
         for key in VOLATILE:
             cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = _merged_streams(cell.outputs)
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
     name_cells(notebook.cells)
     nbformat.validate(notebook)
+
+
+def _merged_streams(outputs: Sequence[Any]) -> list[Any]:
+    """Join what a cell printed in pieces (how many depends on the machine's speed), and drop overwritten lines."""
+    merged: list[Any] = []
+    for output in outputs:
+        if merged and output.output_type == "stream" and output.name == merged[-1].get("name"):
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    for output in merged:
+        if output.output_type == "stream":
+            output.text = re.sub(r".*\r(?!\n)", "", output.text)
+    return merged
 
 
 def name_cells(cells: Sequence[Any]) -> None:
@@ -62,43 +79,53 @@ def name_cells(cells: Sequence[Any]) -> None:
 
 
 def inputs_hash(cells: Sequence[Any], root: Path) -> str:
-    """A hash of what a notebook's outputs depend on; text outside code cells is not part of it."""
+    """Hash all that a notebook's outputs depend on: its code, the helpers it imports, requirements.txt and data/.
+
+    Of code only what Python runs is hashed, so new comments, docstrings or line breaks leave the hash as it is.
+    """
     code = [ADDRESS.sub("", source_of(cell)) for cell in cells if cell["cell_type"] == "code"]
+    inputs = [("cell", code_tree(source, is_cell=True)) for source in code]
+    for path in sorted(helper_files(code, root)):
+        inputs.append((_name(path, root), code_tree(path.read_text(encoding="utf-8"))))
     data = [path for path in (root / "data").rglob("[!.]*") if path.is_file() and path.suffix != ".md"]
-    digest = hashlib.sha256("\0".join(code).encode())
-    for path in sorted([root / "requirements.txt", *helper_files(code, root), *data]):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest() if path.exists() else b"")
-    return digest.hexdigest()[:16]
+    for path in [root / "requirements.txt", *sorted(data)]:
+        inputs.append((_name(path, root), hashlib.sha256(path.read_bytes()).hexdigest()))
+    return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 
 
-def helper_files(code: Sequence[str], root: Path) -> set[Path]:
-    """The files of helpers/ that the code imports, directly or through others; a package counts as a whole."""
-    waiting, files = list(code), set()
-    while waiting:
-        for name in imported_helpers(waiting.pop()):
-            module, package = root / "helpers" / f"{name}.py", root / "helpers" / name
-            new = {module} if module.is_file() else set(package.rglob("*.py"))
-            waiting += [path.read_text(encoding="utf-8") for path in new - files]
-            files |= new
-    return files
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
-def imported_helpers(source: str) -> set[str]:
-    """Names of the modules and packages of helpers/ that a piece of code imports or runs with `-m`."""
-    names = set(re.findall(r"-m[\"', ]+helpers\.(\w+)", source))
-    without_magics = re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)
-    with suppress(SyntaxError):
-        for node in ast.walk(ast.parse(without_magics)):
-            dotted = []
-            if isinstance(node, ast.Import):
-                dotted = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                # A relative import stands in helpers/ itself, or in a package there, which counts as a whole anyway.
-                start = ["helpers"] * bool(node.level) + [node.module] * bool(node.module)
-                dotted = [".".join([*start, alias.name]) for alias in node.names]
-            names |= {name.split(".")[1] for name in dotted if name.startswith("helpers.")}
-    return names
+def code_tree(source: str, is_cell: bool = False) -> str:
+    """Return what Python makes of a piece of code, as text: equal for two texts that run alike.
+
+    Comments, docstrings and line breaks are not in it. A notebook shows the value of a cell's last line, so a string
+    there is kept. Code that is not plain Python, such as a `%%bash` cell, is returned as it is.
+    """
+    try:
+        tree = parsed(source)
+    except SyntaxError:
+        return source
+    if source.startswith("%%"):
+        return source
+    shown = tree.body[-1:] if is_cell else []
+    return repr([*MAGIC.findall(source), _as_tuples(tree, shown)])
+
+
+def _as_tuples(node: Any, shown: list[ast.stmt]) -> Any:
+    # ast.dump would give another text in another version of Python. This is the same from 3.11 to 3.13.
+    if isinstance(node, list):
+        return [_as_tuples(item, shown) for item in node if item in shown or not _is_string(item)]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return type(node).__name__, [(name, _as_tuples(value, shown)) for name, value in fields]
+
+
+def _is_string(node: Any) -> bool:
+    """Return whether this statement is only a string, as a docstring is: running it does nothing."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def faults(path: Path, root: Path) -> Iterator[str]:
@@ -189,19 +216,6 @@ def broken_links(text: str, folder: Path) -> list[str]:
     targets = ["".join(found) for found in LINK.findall(prose)]
     relative = [target for target in targets if not re.match(r"[a-z]+:|#", target)]
     return [target for target in relative if not (folder / unquote(target.split("#")[0])).exists()]
-
-
-def imported_packages(source: str, when_loaded: bool = False) -> set[str]:
-    """Names of the packages that a piece of code imports, as on the package index; when_loaded: not in functions."""
-    names = set()
-    with suppress(SyntaxError):
-        tree = ast.parse(re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE))
-        for node in tree.body if when_loaded else ast.walk(tree):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                names.add(node.module)
-    return {name.split(".")[0].replace("_", "-") for name in names}
 
 
 def sizes(paths: Sequence[Path]) -> str:

@@ -1,4 +1,4 @@
-"""Run the notebooks, refresh and check what is committed of them: python -m tools.notebooks COMMAND."""
+"""Run the notebooks; refresh and check what is committed of them: python -m tools.notebooks COMMAND."""
 
 import argparse
 import base64
@@ -6,89 +6,115 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from helpers.run_folder import before_after_table
 from helpers.runtime import CourseError, output_folder, project_root
 from tools.hygiene import KERNEL, faults, normalise, sizes, tags_of
 from tools.opening import bootstrap, publish
 
 RESULT_NOTEBOOK = "04_grpo_on_humaneval"
 README_PICTURE = "docs/learning_curve.png"
+PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 
 
 class NotebookFailed(CourseError):
-    """A notebook that stopped; the message names the cell and ends with the end of the traceback."""
+    """A notebook did not run to its end. The message names the cell and gives the end of the traceback."""
 
 
 def notebook_paths(root: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The notebooks in order, or those whose file names begin with one of the names.
+    """Return the notebooks in order, or only those whose file names start with one of `names`.
 
-    Raises CourseError for a name that fits none.
+    Raises CourseError if no file name starts with one of them.
     """
     paths = sorted((root / "notebooks").glob("*.ipynb"))
     for name in names:
         if not any(path.name.startswith(name) for path in paths):
             there = ", ".join(path.stem for path in paths) or "none"
-            raise CourseError(f"No notebook's name begins with {name!r}; there is: {there}.")
+            raise CourseError(f"No notebook's name starts with {name!r}. Choose from: {there}.")
     return [path for path in paths if not names or path.name.startswith(tuple(names))]
 
 
 def execute(path: Path, output: Path) -> Any:
-    """Run a notebook from its own folder with a fresh kernel and return it; its results go below `output`.
+    """Run a copy of a notebook in `output` with a fresh kernel, and return it executed.
 
-    Writes a copy to `output`, also when a cell fails. Raises NotebookFailed.
+    The notebook writes its results to `output` too. If a cell fails, the copy shows how far the notebook got. Raises
+    NotebookFailed.
     """
     import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    shutil.rmtree(output / path.stem, ignore_errors=True)  # an older run's result must not pass for this one's
+    shutil.rmtree(output / path.stem, ignore_errors=True)  # Otherwise an older result could pass for this run's.
     output.mkdir(parents=True, exist_ok=True)
-    # MPLBACKEND would keep figures out of the outputs, COURSE_STRICT would make every open exercise an error.
-    environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "COURSE_STRICT")}
-    current = [0]
-    client = NotebookClient(
-        notebook,
-        timeout=None,  # with a large model one cell trains for hours
-        kernel_name=KERNEL["name"],
-        resources={"metadata": {"path": str(path.parent)}},
-        record_timing=False,
-        coalesce_streams=True,
-        # What the kernel says about its own transport and its own end is no news to a reader.
-        extra_arguments=["--log-level=CRITICAL"],
-        on_cell_execute=lambda cell, cell_index: current.append(cell_index),
-    )
-    try:
-        client.execute(env=environment | {"COURSE_OUTPUT": str(output)})
-    except (CellExecutionError, DeadKernelError) as error:
-        raise NotebookFailed(_failure(notebook.cells[current[-1]], current[-1] + 1, str(error))) from None
-    except AssertionError:
-        if client.km is None:  # nbclient ended the kernel on Ctrl-C, and then misses it when it cleans up
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        nbformat.write(notebook, output / path.name)
+    nbformat.write(notebook, output / path.name)
+    said = _run_nbmake(output / path.name, path.parent.parent)
+    notebook = nbformat.read(output / path.name, as_version=4)
+    if said:
+        raise NotebookFailed(_failure(notebook.cells, said))
     return notebook
 
 
-def _failure(cell: Any, number: int, reason: str) -> str:
-    errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
-    shown = "\n".join(errors[-1].traceback) if errors else reason
-    lines = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines() if line.strip()]
-    first = next((line for line in cell.source.splitlines() if line.strip()), "")
-    return "\n    ".join([f"cell {number} ({cell.get('id', 'no id')}) failed: {first}", *lines[-8:]])
+def _run_nbmake(copy: Path, root: Path) -> str:
+    """Let nbmake execute the copy in place. Return what it printed if the notebook failed, otherwise nothing."""
+    # MPLBACKEND keeps figures out of the outputs, and COURSE_STRICT makes every unanswered exercise an error.
+    environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "COURSE_STRICT")}
+    # There is no limit of time: with a large model one cell trains for hours.
+    options = ["--nbmake", "--overwrite", "--nbmake-timeout=-1", "--timeout=0", f"--nbmake-kernel={KERNEL['name']}"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, copy]
+    # The bootstrap cell looks for the course in the folders above the notebook, and in grpo-course beside it.
+    link = copy.parent / "grpo-course"
+    is_outside = root.resolve() not in copy.resolve().parents
+    if is_outside and not link.exists():
+        link.symlink_to(root.resolve())
+    process = subprocess.Popen(
+        command,
+        env=environment | {"COURSE_OUTPUT": str(copy.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said, _ = process.communicate()
+    except KeyboardInterrupt:
+        # Ctrl-C has reached nbmake as well. It needs a moment to end the kernel.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        process.kill()
+        raise
+    finally:
+        if link.is_symlink():
+            link.unlink()
+    return said if process.returncode else ""
+
+
+def _failure(cells: Sequence[Any], said: str) -> str:
+    """Describe the error that stopped the notebook: the cell and the end of the traceback."""
+    for number, cell in enumerate(cells, 1):
+        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        if errors and "raises-exception" not in tags_of(cell):
+            first = next((line for line in cell.source.splitlines() if line.strip()), "")
+            where = f"cell {number} ({cell.get('id', 'no id')}) failed: {first}"
+            return "\n    ".join([where, *_last_lines("\n".join(errors[-1].traceback))])
+    if "DeadKernelError" in said:
+        return "the kernel died. Often this means that the machine has too little memory."
+    return "\n    ".join(["nbmake stopped:", *_last_lines(said)])
+
+
+def _last_lines(text: str) -> list[str]:
+    return [line for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines() if line.strip()][-8:]
 
 
 def run(root: Path, names: Sequence[str] = ()) -> int:
-    """Execute the notebooks in order into build/run/ and print the before/after table.
+    """Execute the notebooks in order, in build/run/, and print the scores before and after training.
 
     Replaces what an earlier call wrote there for the same notebooks. Returns the exit status.
     """
@@ -100,7 +126,7 @@ def run(root: Path, names: Sequence[str] = ()) -> int:
         _execute_and_tell(path, output)
     print(f"Peak memory of a kernel: {peak_memory():.1f} GB. Executed notebooks and results: {output}")
     if RESULT_NOTEBOOK in [path.stem for path in paths] or not names:
-        print("\n" + before_after_table(output / RESULT_NOTEBOOK / "result.json"))
+        print("\n" + result_table(output / RESULT_NOTEBOOK / "result.json"))
     return 0
 
 
@@ -111,13 +137,13 @@ def _execute_and_tell(path: Path, output: Path) -> Any:
         notebook = execute(path, output)
     except NotebookFailed as error:
         print(f"failed after {time.perf_counter() - start:.0f} s")
-        raise NotebookFailed(f"{path.name}, {error}\nAs far as it came: {output / path.name}") from None
+        raise NotebookFailed(f"{path.name}, {error}\nThe notebook as far as it ran: {output / path.name}") from None
     print(f"{time.perf_counter() - start:6.1f} s", flush=True)
     return notebook
 
 
 def peak_memory() -> float:
-    """The most memory that one finished child process held, in GB; nan on systems that do not tell."""
+    """Return the peak memory of the largest finished child process in GB, or nan if the system does not report it."""
     try:
         import resource
     except ImportError:
@@ -126,40 +152,23 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
 
 
-def before_after_table(path: Path) -> str:
-    """The before/after table of a result.json, in percent and percentage points.
-
-    Raises CourseError where the file or something in it is missing.
-    """
+def result_table(path: Path) -> str:
+    """Return the before/after table of a result.json. Raises CourseError if the file or a value in it is missing."""
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        before, after, change = result["before"], result["after"], result["change"]
-        lines = [
-            f"Before and after training, on {after['problems']} held-out problems, {after['samples']} samples each",
-            "(share solved, with 95 % intervals)",
-            "",
-            f"{'':<8}  {'before':<22}  {'after':<22}  change in points",
-        ]
-        for name in ("greedy", "pass@1", "pass@8"):
-            shares = [f"{100 * at[name]:5.1f} % {_interval(at['interval'][name])}" for at in (before, after)]
-            difference, interval = change[name]["difference"], change[name]["interval"]
-            lines.append(f"{name:<8}  {shares[0]:<22}  {shares[1]:<22}  {100 * difference:+5.1f} {_interval(interval)}")
+        return before_after_table(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise CourseError(f"No before/after table: {RESULT_NOTEBOOK} has not written {path}.") from None
     except (KeyError, TypeError, ValueError) as error:
         raise CourseError(
             f"No before/after table: {path} is not as expected ({type(error).__name__} {error})."
         ) from None
-    return "\n".join(lines)
-
-
-def _interval(bounds: Sequence[float]) -> str:
-    low, high = (100 * bound for bound in bounds)
-    return f"[{low:.1f}, {high:.1f}]"
 
 
 def outputs(root: Path, names: Sequence[str] = ()) -> int:
-    """Execute the notebooks and write them back normalised; one that fails stays as it was. Returns the exit status."""
+    """Execute the notebooks and commit their outputs to the files, normalised; returns the exit status.
+
+    A notebook that fails keeps the outputs that it had.
+    """
     import nbformat
 
     for path in notebook_paths(root, names):
@@ -175,16 +184,16 @@ def outputs(root: Path, names: Sequence[str] = ()) -> int:
 
 
 def readme_picture(notebook: Any) -> bytes | None:
-    """The picture that the README shows: the last one of the cell tagged `readme-picture`, if there is one."""
-    tagged = [cell for cell in notebook.cells if "readme-picture" in tags_of(cell)]
-    pictures = [
-        output.data["image/png"] for cell in tagged for output in cell.outputs if "image/png" in output.get("data", {})
-    ]
+    """Return the picture that the README shows: the last one in the cell tagged `readme-picture`, if there is one."""
+    outputs = [out for cell in notebook.cells if "readme-picture" in tags_of(cell) for out in cell.outputs]
+    pictures = []
+    for data in (output.get("data", {}) for output in outputs):
+        pictures += [data["image/png"]] if "image/png" in data else PNG.findall(data.get("text/html", ""))
     return base64.b64decode(pictures[-1]) if pictures else None
 
 
 def check(root: Path, names: Sequence[str] = ()) -> int:
-    """Print how large the cells are and one line for each fault of the committed notebooks. Returns the exit status."""
+    """Print the sizes of the committed notebooks and a line for each fault; returns the exit status."""
     paths = notebook_paths(root, names)
     found = [f"{path.relative_to(root)}: {fault}" for path in paths for fault in faults(path, root)]
     print("\n".join([sizes(paths), *(found or [f"Notebooks in order: {len(paths)}."])]))
@@ -192,7 +201,7 @@ def check(root: Path, names: Sequence[str] = ()) -> int:
 
 
 def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> int:
-    """The command line: returns the exit status."""
+    """Run the command line; returns the exit status."""
     commands = {
         "run": run,
         "outputs": outputs,
@@ -205,7 +214,7 @@ def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> in
     parser.add_argument(
         "names",
         nargs="*",
-        help="beginnings of file names, as in: run 04 (default: all notebooks); for publish, address and branch or tag",
+        help="start of the file names, as in: run 04 (default: all notebooks); for publish: address, and branch or tag",
     )
     chosen = parser.parse_args(arguments)
     try:

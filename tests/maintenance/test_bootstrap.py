@@ -85,7 +85,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a stand-in for the course's repository."""
     folder = tmp_path_factory.mktemp("published") / "course.git"
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     for name in ("helpers/__init__.py", "helpers/runtime.py", "notebooks/.ruff.toml", "data/tiny_problems.jsonl"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, folder / name)
@@ -301,7 +301,7 @@ def test_a_kernel_runs_it_and_its_shell_installs(tmp_path, repository, monkeypat
 
 def shipped(host: str) -> tuple[str, dict[str, str]]:
     """The Python of a hosted image and its packages, from tests/hosted/."""
-    text = (Path(__file__).parent / "hosted" / f"{host}.txt").read_text()
+    text = (Path(__file__).parents[1] / "hosted" / f"{host}.txt").read_text()
     return re.search(r"Python (3\.\d+)", text)[1], dict(re.findall(r"^([\w-]+)==(.+)$", text, re.MULTILINE))
 
 

@@ -1,0 +1,137 @@
+"""Check that the numbers in the text are those that a run printed or a record holds: python -m tools.numbers.
+
+A comment binds a number to its source. It stands in the same cell as the number, or anywhere in the same Markdown file:
+
+    Of the programs, 44 % pass. <!-- 44 % = 100 * cell("train-it-8", "pass@1") -->
+
+Before the first " = " stands the text exactly as it is printed, one or more numbers with what is around them. After it
+stands a Python expression with as many values. It may use arithmetic and
+
+- cell("id", "pass@1"): the first number after these words in the outputs of a cell; in another notebook than this one,
+  cell("04:id", ...). A pattern with groups gives what the groups match: cell("id", r"(\\S+) of (\\S+) pass");
+- csv("reward_model.csv", "seed == 0 and n == 1", "truth"): one or more columns, or calculations with columns, of a
+  file in data/measurements/, in the rows that this query selects; several rows can be joined by .mean(), .max() etc.;
+- json("qwen.json", "after", "greedy"): the value under these keys in a file in data/measurements/.
+
+Values are rounded to the digits that the text shows. After "about", zeros at the end are not digits that it shows:
+"about 540" stands for anything from 535 to 545.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from helpers.runtime import project_root
+from tools.hygiene import source_of
+
+NUMBER = re.compile(r"(?<![\w.@])[+\-\u2212]?\d[\d,]*(?:\.\d+)?(?![\w@])")
+COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
+HIDDEN = re.compile(
+    r"<!--.*?-->|```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)]*\)|^ {4}.*?$", re.DOTALL | re.MULTILINE
+)
+# What a reader takes for a measurement: digits after a point, per cent, or a unit.
+MEASURED = re.compile(r"(?<![\w.@])\d[\d,]*(?:\.\d{1,3}\b| ?%| (?:points|seconds|minutes|s|ms|[kMG]i?B)\b)")
+TEXTS = ("README.md", "data/*.md", "docs/*.md", "notebooks/*.md")
+
+
+def blocks(root: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield the Markdown of the project as (place, notebook or "", text): each text file, each Markdown cell."""
+    for path in (path for pattern in TEXTS for path in sorted(root.glob(pattern))):
+        yield path.relative_to(root).as_posix(), "", path.read_text(encoding="utf-8")
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "markdown":
+                yield f"{path.name}, {cell['id']}", path.stem, source_of(cell)
+
+
+def faults_of(text: str, sources: dict[str, Callable[..., Any]]) -> Iterator[str]:
+    """Yield a line for each comment whose numbers are not in the text, or are not those of its source."""
+    prose = " ".join(COMMENT.sub("", text).split())
+    for shown, expression in bindings(text):
+        if shown not in prose:
+            yield f"{shown!r} is bound, but the text does not say it"
+            continue
+        try:
+            found = eval(expression, dict(sources))
+            values = [float(value) for value in np.ravel(found)]
+        except Exception as error:  # A source can fail in as many ways as Python code can.
+            yield f"{shown!r}: {expression} failed with {type(error).__name__}: {error}"
+            continue
+        written = NUMBER.findall(shown)
+        if len(written) != len(values) or not all(map(partial(agrees, is_about="about" in shown), written, values)):
+            yield f"{shown!r} should be {', '.join(f'{value:.6g}' for value in values)}, by {expression}"
+
+
+def bindings(text: str) -> list[tuple[str, str]]:
+    """Return what each comment binds, as (text, expression); a comment without a number before " = " binds nothing."""
+    pairs = [" ".join(comment.split()).partition(" = ") for comment in COMMENT.findall(text)]
+    return [(shown, expression) for shown, _, expression in pairs if expression and NUMBER.search(shown)]
+
+
+def agrees(written: str, value: float, is_about: bool = False) -> bool:
+    """Return whether a number is the value, rounded to the digits written.
+
+    >>> agrees("0.5", 0.4501), agrees("1,230", 1230.4), agrees("-3.0", -3.06)
+    (True, True, False)
+    """
+    plain = written.replace(",", "").replace("\u2212", "-")
+    digits = len(plain.partition(".")[2])
+    if is_about and not digits:
+        digits = len(plain.rstrip("0")) - len(plain)
+    return abs(float(plain) - value) <= 0.5 * 10.0**-digits + 1e-9
+
+
+def sources_for(root: Path, notebook: str) -> dict[str, Callable[..., Any]]:
+    """Return the functions that an expression may call; `cell` looks in `notebook` unless another one is named."""
+    folder = root / "data/measurements"
+
+    def cell(name: str, pattern: str) -> Any:
+        start, _, wanted = name.rpartition(":")
+        [path] = (root / "notebooks").glob(f"{start or notebook}*.ipynb")
+        [cell] = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["id"] == wanted]
+        printed = "\n".join(map(_text_of, cell["outputs"]))
+        if not re.compile(pattern).groups:
+            pattern += rf"(?:\D*?)({NUMBER.pattern})"
+        match = re.search(pattern, printed)
+        if match is None:
+            raise ValueError(f"the cell does not print {pattern!r}")
+        return np.array([float(value.replace(",", "")) for value in match.groups()])
+
+    def csv(file: str, query: str, *columns: str) -> np.ndarray:
+        rows = pd.read_csv(folder / file, comment="#").query(query)
+        return np.array([rows[column] if column in rows else rows.eval(column) for column in columns]).T
+
+    def json_value(file: str, *keys: str | int) -> Any:
+        value = json.loads((folder / file).read_text(encoding="utf-8"))
+        for key in keys:
+            value = value[key]
+        return value
+
+    return {"cell": cell, "csv": csv, "json": json_value}
+
+
+def _text_of(output: dict[str, Any]) -> str:
+    return "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
+
+
+def main(root: Path | None = None) -> int:
+    """Print each number that differs from its source, and how many are bound; returns the exit status."""
+    root = root or project_root()
+    found, bound, measured = [], 0, 0
+    for place, notebook, text in blocks(root):
+        found += [f"{place}: {fault}" for fault in faults_of(text, sources_for(root, notebook))]
+        bound += sum(len(NUMBER.findall(shown)) for shown, _ in bindings(text))
+        measured += len(MEASURED.findall(HIDDEN.sub(" ", text)))
+    print("\n".join([*found, f"Numbers in the text: {bound} bound to a source, about {max(0, measured - bound)} not."]))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

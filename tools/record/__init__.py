@@ -1,0 +1,10 @@
+"""The recorded experiments: `python -m tools.record NAME` runs one, seed by seed, and adds its rows to CSV files.
+
+Each experiment is a module here. It names its FILES and its SETTINGS, and its function `measure(seed)` returns one
+data frame for each file, with a column `seed`. To add one, write the module and list it in EXPERIMENTS.
+"""
+
+EXPERIMENTS = {
+    "by-hand": "notebook 03's own training loop and GRPOTrainer, with the same settings (about three minutes a seed)",
+    "reward-model": "notebook 01's reward models against the verifier",
+}

@@ -1,0 +1,42 @@
+"""The command line of the recorded experiments."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from helpers.runtime import CourseError, offline, output_folder, quieten, share_cores
+from tools.record import EXPERIMENTS
+from tools.record.table import record
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one experiment; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.record",
+        description="Run a recorded experiment and add its rows to CSV files.",
+        epilog="\n".join(f"  {name:<14}{what}" for name, what in EXPERIMENTS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=EXPERIMENTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run (default: 0 1 2)")
+    parser.add_argument("--output", type=Path, help="folder to add the rows in (default: build/record)")
+    chosen = parser.parse_args(arguments)
+    quieten()
+    share_cores()
+    offline()
+    try:
+        experiment = importlib.import_module(f"tools.record.{chosen.name.replace('-', '_')}")
+        record(experiment, chosen.seeds, chosen.output or output_folder() / "record")
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command continues with the seed that was being measured.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
