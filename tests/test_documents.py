@@ -56,3 +56,11 @@ def test_contributing_explains_every_tag_that_the_notebooks_use():
         for tag in hygiene.tags_of(cell)
     }
     assert used <= explained
+
+
+def test_the_modules_that_the_architecture_names_exist():
+    tree = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("```text\nhelpers/\n")[1].split("```")[0]
+    named = re.findall(r"^    ([a-z_]+(?:\.py|/))", tree.split("\ntools/")[0], re.MULTILINE)
+    assert len(named) > 20
+    there = {path.name + "/" * path.is_dir() for path in (ROOT / "helpers").iterdir()} - {"__init__.py", "__pycache__/"}
+    assert set(named) == there
