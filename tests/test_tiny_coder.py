@@ -1,4 +1,4 @@
-"""The bundled problems and model: sharp tests, a clean split, the same tokens as in training, a base worth training."""
+"""The bundled problems and model: sharp tests, a clean split, the tokens of pre-training, a base that can learn."""
 
 import random
 import re
@@ -56,13 +56,18 @@ def source_of(problem):
     return problem.prompt + problem.canonical_solution
 
 
+def modal_body(spec):
+    """Return the body with every operator in its most frequent form: what greedy decoding should write."""
+    return spec.assemble([max(slot.forms(), key=lambda form: form[1])[0] for slot in spec.slots])
+
+
 def inputs_for(kinds, count, seed):
     generator = random.Random(f"{seed} {kinds}")
     return [random_arguments(kinds, generator) for _ in range(count)]
 
 
 def passes(problem, source):
-    """Grade in this process; only for programs that this project wrote."""
+    """Grade in this process. Only for programs that this project wrote."""
     namespace = {}
     try:
         exec(problem.test, namespace)
@@ -88,24 +93,24 @@ def test_every_canonical_solution_passes(both_parts):
 
 
 def test_no_held_out_problem_is_a_training_problem_in_disguise(bundle):
-    """Not the same function on 500 random inputs, and not the same operators with other constants or names."""
-    prints, shapes = [], []
+    """No held-out problem has the function of a training problem (on 500 random inputs), nor its operators."""
+    fingerprints, shapes = [], []
     for part in (bundle.train, bundle.held_out):
-        prints.append(set())
+        fingerprints.append(set())
         shapes.append(set())
         for problem, spec in part:
             results = outcomes(function_of(source_of(problem), spec.name), inputs_for(spec.kinds, 500, "split"))
-            prints[-1].add((spec.kinds, repr(results)))
+            fingerprints[-1].add((spec.kinds, repr(results)))
             shapes[-1].add(shape(source_of(problem)))
-        assert len(prints[-1]) == len(part), "two problems of one part are the same function"
-    assert not prints[0] & prints[1]
+        assert len(fingerprints[-1]) == len(part), "two problems of one part are the same function"
+    assert not fingerprints[0] & fingerprints[1]
     assert not shapes[0] & shapes[1]
 
 
 def test_nothing_held_out_is_in_the_pretraining_corpus(bundle, corpus):
-    """The corpus leaves out the held-out combinations of operators, and all that computes the same function."""
+    """The corpus has neither the operators of a held-out problem nor another program for the same function."""
     held_shapes = {shape(source_of(problem)) for problem, _ in bundle.held_out}
-    held_prints = {
+    held_fingerprints = {
         (spec.kinds, repr(outcomes(canonical_function(spec), inputs_for(spec.kinds, 500, "corpus"))))
         for _, spec in bundle.held_out
     }
@@ -113,7 +118,7 @@ def test_nothing_held_out_is_in_the_pretraining_corpus(bundle, corpus):
     assert len(members) > 10_000
     for spec, function in random.Random(0).sample(members, 4000):
         assert shape(f"def {spec.name}({', '.join(spec.arguments)}):\n{spec.canonical_body()}") not in held_shapes
-        assert (spec.kinds, repr(outcomes(function, inputs_for(spec.kinds, 500, "corpus")))) not in held_prints
+        assert (spec.kinds, repr(outcomes(function, inputs_for(spec.kinds, 500, "corpus")))) not in held_fingerprints
 
 
 def test_shape_sees_through_constants_and_names_and_nothing_else():
@@ -125,14 +130,14 @@ def test_shape_sees_through_constants_and_names_and_nothing_else():
 
 
 def test_the_tests_catch_single_operator_swaps(bundle):
-    """Of the swaps that differ from the right answer on 1,000 random inputs, at least 99.5 % fail the tests."""
+    """At least 99.5% of the single-operator swaps fail, counting those that differ on one of 1,000 random inputs."""
     caught = total = 0
     for problem, spec in [*bundle.train, *bundle.held_out]:
         inputs = inputs_for(spec.kinds, 1000, "sharp")
         right = outcomes(function_of(source_of(problem), spec.name), inputs)
         for mutant in mutants(source_of(problem)):
             function = function_of(mutant, spec.name)
-            # Inputs in growing slices: most mutants differ on one of the first.
+            # Try growing slices of the inputs, because most mutants differ on one of the first five.
             differs = any(
                 differing(right[a:b], outcomes(function, inputs[a:b])) for a, b in ((0, 5), (5, 50), (50, 1000))
             )
@@ -154,8 +159,8 @@ def test_mutants_change_one_operator_each():
 
 
 def test_misconceptions_are_systematic(bundle):
-    """The corpus writes the wrong form of some operators most often, so greedy decoding is wrong there too."""
-    modal = [passes(problem, problem.prompt + spec.modal_body()) for problem, spec in bundle.held_out]
+    """The corpus writes some operators wrong most of the time, so greedy decoding is wrong there too."""
+    modal = [passes(problem, problem.prompt + modal_body(spec)) for problem, spec in bundle.held_out]
     assert 0.25 <= sum(modal) / len(modal) <= 0.5
     for _, spec in bundle.train[::100]:
         for slot in spec.slots:
@@ -174,7 +179,7 @@ def test_saved_tokenizer_gives_the_tokens_of_training(corpus):
 
 
 def test_prompt_and_body_are_tokenized_apart(both_parts):
-    """Training reads a prompt as generation will, also where the tokens of the whole text span the boundary."""
+    """Pre-training tokenizes a prompt as generation does, even if tokens of the joined text would span the boundary."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     prompt_ids, body_ids = token_ids(tokenizer, "f(", "x)")
     assert prompt_ids == tokenizer("f(")["input_ids"]
@@ -200,7 +205,7 @@ def test_model_is_a_small_qwen2_that_loads_as_any_other():
 
 
 def test_base_model_leaves_room_to_learn(both_parts):
-    """Right too seldom, greedy and sampled alike; a right answer within reach of eight samples; a few cheats."""
+    """The base model is too seldom correct, greedy and sampled; eight samples contain a correct answer; few exit."""
     scores = evaluate(*load_policy(MODEL), both_parts[1], num_samples=8, max_completion_length=56)
     summary = scores.summary()
     completions = [text for texts in scores.completions for text in texts]

@@ -1,4 +1,4 @@
-"""Remake the bundled problems and model: python -m helpers.tiny_coder --output DIR"""
+"""Make the bundled problems and model again: python -m helpers.tiny_coder --output DIR"""
 
 import argparse
 import re
@@ -14,10 +14,10 @@ CHEAT = re.compile(r"SystemExit|exit\(")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, or 2 with one sentence for a mistake in the arguments."""
+    """Run the command. Returns the exit status: 0, or 2 after printing one sentence about a bad argument."""
     parser = argparse.ArgumentParser(prog="python -m helpers.tiny_coder", description=__doc__)
-    parser.add_argument("--output", required=True, metavar="DIR", help="new folder, laid out like data/")
-    parser.add_argument("--steps", type=int, metavar="N", help="pre-training steps, for a quick trial")
+    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder; it gets the layout of data/")
+    parser.add_argument("--steps", type=int, metavar="N", help="number of pre-training steps (fewer for a quick trial)")
     arguments = parser.parse_args(argv)
     try:
         remake(_empty_folder(Path(arguments.output)), arguments.steps)
@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def remake(folder: Path, steps: int | None = None) -> None:
-    """Write DIR/tiny_problems.jsonl and the model in DIR/tiny_coder, and print what the model can do."""
+    """Write `folder/tiny_problems.jsonl` and the model in `folder/tiny_coder`, then print the model's held-out scores.
+
+    `steps` replaces the recipe's number of pre-training steps. Raises CourseError if a file cannot be written.
+    """
     quieten()
     offline()
     started = time.monotonic()
@@ -40,17 +43,18 @@ def remake(folder: Path, steps: int | None = None) -> None:
     write_problems([*train, *held_out], folder / "tiny_problems.jsonl")
     print(f"{len(train)} training problems, {len(held_out)} held out.", flush=True)
 
-    # Imported here: they take seconds, and a wrong argument should be answered at once.
+    # These imports take seconds, so they come after the arguments were checked.
     import torch
 
     from helpers.policy import load_policy, save_policy
     from helpers.tiny_coder.pretrain import Recipe, corpus_of, pretrain
 
-    torch.set_num_threads(1)  # as committed; one thread gives the same weights twice, two do not
+    # The committed weights were trained on one thread. Two threads add in another order and give other weights.
+    torch.set_num_threads(1)
     recipe = Recipe() if steps is None else Recipe(steps=steps)
     corpus = corpus_of(corpus_specifications([spec for _, spec in bundle.held_out]))
     model, tokenizer = pretrain(corpus, recipe, _Progress(recipe.steps))
-    # Stored in bfloat16 to keep the repository small; everything below is measured after that rounding.
+    # The weights are stored in bfloat16 to keep the repository small, so evaluate the model after that rounding.
     save_policy(model.to(torch.bfloat16), tokenizer, folder / "tiny_coder")
     _measure(*load_policy(folder / "tiny_coder"), held_out)
     print(f"{time.monotonic() - started:.0f} s in all; written to {folder}.")
@@ -60,14 +64,14 @@ def _empty_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise CourseError(f"The folder {folder} is not empty: name another one.")
+            raise CourseError(f"The folder {folder} is not empty. Name a new one.")
     except OSError as error:
-        raise CourseError(f"Nothing can be written to {folder}: {error.strerror}.") from error
+        raise CourseError(f"Cannot write to {folder}: {error.strerror}. Name another folder.") from error
     return folder
 
 
 class _Progress:
-    """One line on the way: step, loss, seconds and what is left; a new line each tenth of the way."""
+    """Prints step, loss, elapsed and remaining seconds on one line, and starts a new line every tenth of the run."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -92,7 +96,7 @@ def _measure(model, tokenizer, held_out: list[Problem]) -> None:
     for name in ("greedy", "pass@1", "pass@8"):
         low, high = summary["interval"][name]
         print(f"held-out {name}: {summary[name]:.3f} (95 % interval {low:.3f} to {high:.3f})")
-    print(f"cheating completions: {cheats} of {len(completions)} ({cheats / len(completions):.1%})")
+    print(f"completions that exit the program: {cheats} of {len(completions)} ({cheats / len(completions):.1%})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Choose the bundled problems, hold some out, and write tests sharp enough to catch every near miss."""
+"""Choose the bundled problems, hold some out, and write tests that catch every near miss.
+
+This module is one story from the grammar to the file: which problems are chosen, which of them are held out, what the
+pre-training corpus must leave out, and which asserts each problem gets.
+"""
 
 import ast
 import math
@@ -19,7 +23,10 @@ TRAIN_PER_FAMILY = 130
 HELD_OUT_PER_FAMILY = 17
 CORPUS_PER_FAMILY = 3000
 MINIMUM_ASSERTS = 8
-LEAST_RIGHT_SHARE = 0.17  # below, a group of eight samples rarely holds a right one, and nothing can be learned
+# A problem whose operators are all written correctly less often than this is left out: a group of eight samples would
+# rarely contain a correct one, and a group without one teaches nothing.
+LEAST_RIGHT_SHARE = 0.17
+# The outcome of a call that raised. It equals no answer, only itself.
 _MISSING = object()
 
 Function = Callable[..., object]
@@ -27,15 +34,15 @@ Function = Callable[..., object]
 
 @dataclass(frozen=True)
 class Bundle:
-    """The bundled problems with what they were made from: (problem, specification) pairs."""
+    """The bundled problems as (problem, specification) pairs; the specification is what the problem was made from."""
 
     train: list[tuple[Problem, Specification]]
     held_out: list[tuple[Problem, Specification]]
 
 
-def build_bundle(seed: int = SEED) -> Bundle:
-    """Make the bundled problems: the same ones each time for the same seed, in about two minutes."""
-    generator = random.Random(seed)
+def build_bundle() -> Bundle:
+    """Make the bundled problems: the same ones every time, in about a minute."""
+    generator = random.Random(SEED)
     chosen = _choose(all_specifications(generator), generator)
     train, held_out = _hold_out(chosen, generator)
     return Bundle(
@@ -44,21 +51,24 @@ def build_bundle(seed: int = SEED) -> Bundle:
     )
 
 
-def corpus_specifications(held_out: Sequence[Specification], seed: int = SEED) -> dict[str, list[Specification]]:
-    """What the pre-training corpus is written from, by family: all of the grammar but what is held out.
+def corpus_specifications(held_out: Sequence[Specification]) -> dict[str, list[Specification]]:
+    """Return the specifications that the pre-training corpus is written from, by family.
 
-    Left out is every combination of operators that a held-out problem has, whatever its constants, and everything
-    that computes the same function on 500 random inputs. Raising on an input leaves out too.
+    A candidate of the grammar is left out
+
+    - if a held-out problem has the same combination of operators, even with other constants;
+    - if it computes the same function as a held-out problem on 500 random inputs;
+    - if its function raises an error on any of 20 inputs.
     """
     held_shapes = {_shape_of(spec) for spec in held_out}
-    held_prints = {_print_of(spec) for spec in held_out}
+    held_fingerprints = {_fingerprint(spec) for spec in held_out}
     corpus: dict[str, list[Specification]] = {}
-    for family, candidates in all_specifications(random.Random(f"corpus {seed}")).items():
-        random.Random(f"{family} {seed}").shuffle(candidates)
+    for family, candidates in all_specifications(random.Random(f"corpus {SEED}")).items():
+        random.Random(f"{family} {SEED}").shuffle(candidates)
         corpus[family] = [
             spec
             for spec in candidates[:CORPUS_PER_FAMILY]
-            if _shape_of(spec) not in held_shapes and _usable(spec) and _print_of(spec) not in held_prints
+            if _shape_of(spec) not in held_shapes and _usable(spec) and _fingerprint(spec) not in held_fingerprints
         ]
     return corpus
 
@@ -67,8 +77,8 @@ def _shape_of(spec: Specification) -> str:
     return shape(_bare_source(spec, spec.canonical_body()))
 
 
-def _print_of(spec: Specification) -> tuple[tuple[str, ...], str]:
-    """What tells a function from others: its answers to 500 random inputs, the kinds of which it takes."""
+def _fingerprint(spec: Specification) -> tuple[tuple[str, ...], str]:
+    """Return the kinds of the arguments and the answers to 500 random inputs: equal for two equal functions."""
     return spec.kinds, repr(_fixed_outcomes(spec, 500))
 
 
@@ -81,14 +91,18 @@ def _fixed_outcomes(spec: Specification, count: int) -> list[object]:
 
 
 def canonical_function(spec: Specification) -> Function:
-    """The function that the right body defines."""
+    """Return the function that the correct body defines."""
     return function_of(_bare_source(spec, spec.canonical_body()), spec.name)
 
 
 def shape(source: str) -> str:
-    """The operators of a program, without its constants and the names it chose: equal for `x > 3` and `y > 5`.
+    """Return a program's operators as text, without its constants, its docstring and the names it chose.
 
-    Builtins and methods are operators and stay. Two problems of one shape differ in constants or names alone.
+    Two problems of the same shape differ only in constants or names. Names of builtins and methods stay, because they
+    are operators too.
+
+    >>> shape("def f(xs):\\n    return sum(xs) > 3") == shape("def g(ys):\\n    return sum(ys) > 5")
+    True
     """
     tree = ast.parse(source)
     own = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
@@ -107,21 +121,21 @@ def shape(source: str) -> str:
 
 
 def function_of(source: str, name: str) -> Function:
-    """Run a trusted program and return the function it defines."""
+    """Run a program and return the function `name` that it defines. Only for programs that this project wrote."""
     namespace: dict[str, object] = {}
     exec(source, namespace)
     return namespace[name]  # type: ignore[return-value]
 
 
 def outcomes(function: Function, inputs: Iterable[Arguments]) -> list[object]:
-    """What a function returns for each input; an error counts as a value of its own, equal to no answer."""
+    """Return the function's answer to each input. An error becomes a marker that equals no answer."""
     return [_outcome(function, arguments) for arguments in inputs]
 
 
 def _outcome(function: Function, arguments: Arguments) -> object:
     try:
         return function(*arguments)
-    except Exception:  # any error is the same to a test: it fails
+    except Exception:  # Whatever the error is, a test fails on it.
         return _MISSING
 
 
@@ -130,7 +144,11 @@ def _same(first: object, second: object) -> bool:
 
 
 def differing(first: Sequence[object], second: Sequence[object]) -> list[int]:
-    """Positions at which two lists of outcomes differ."""
+    """Return the positions at which two lists of outcomes differ.
+
+    >>> differing([1, 2, 3], [1, 0, 3])
+    [1]
+    """
     return [index for index, pair in enumerate(zip(first, second, strict=True)) if not _same(*pair)]
 
 
@@ -145,7 +163,7 @@ def _bare_source(spec: Specification, body: str) -> str:
 
 
 def _choose(families: dict[str, list[Specification]], generator: random.Random) -> dict[str, list[Specification]]:
-    """Draw problems from each family that are distinct functions and in which every operator matters."""
+    """Draw problems from each family. All are distinct functions, and in each of them every operator matters."""
     seen: set[tuple] = set()
     sentences: set[str] = set()
     chosen: dict[str, list[Specification]] = {}
@@ -157,10 +175,10 @@ def _choose(families: dict[str, list[Specification]], generator: random.Random) 
                 break
             inputs = _fixed_inputs(spec.kinds, 500)
             results = outcomes(canonical_function(spec), inputs)
-            print_of = (spec.kinds, repr(results))
-            if print_of in seen or spec.sentence in sentences or not _worth_asking(spec, inputs, results):
+            fingerprint = (spec.kinds, repr(results))
+            if fingerprint in seen or spec.sentence in sentences or not _worth_asking(spec, inputs, results):
                 continue
-            seen.add(print_of)
+            seen.add(fingerprint)
             sentences.add(spec.sentence)
             chosen[family].append(spec)
     return chosen
@@ -173,15 +191,21 @@ def _fixed_inputs(kinds: tuple[str, ...], count: int) -> list[Arguments]:
 
 
 def _worth_asking(spec: Specification, inputs: list[Arguments], results: list[object]) -> bool:
-    """No errors, no near-constant answer, not too many misconceptions at once, and every operator matters."""
+    """Return whether a problem is worth asking.
+
+    Its function must not raise or nearly always give the same answer, the corpus must not get too many of its
+    operators wrong at once, and every operator must matter.
+    """
     if math.prod(slot.right_share for slot in spec.slots) < LEAST_RIGHT_SHARE:
         return False
     if any(result is _MISSING for result in results):
         return False
     printed = [repr(result) for result in results]
+    # A boolean has only two values, so one of them may be more frequent.
     limit = 0.85 if isinstance(results[0], bool) else 0.6
     if max(printed.count(result) for result in set(printed)) > limit * len(printed):
         return False
+    # An operator matters if each other form of it changes the answer on at least 3% of the inputs.
     rights = [slot.right for slot in spec.slots]
     for index, slot in enumerate(spec.slots):
         for form in [*slot.wrong, *_neutral_forms(slot)]:
@@ -193,7 +217,7 @@ def _worth_asking(spec: Specification, inputs: list[Arguments], results: list[ob
 
 
 def _neutral_forms(slot: Operator) -> list[str]:
-    """The form that leaves a map or a condition out."""
+    """Return the form that switches a map or a condition off: `x` for a map, `True` for a condition."""
     if "<x>" not in slot.right or slot.right == "<x>":
         return []
     tree = ast.parse(slot.right.replace("<x>", "x"), mode="eval").body
@@ -207,7 +231,11 @@ def _neutral_forms(slot: Operator) -> list[str]:
 def _hold_out(
     chosen: dict[str, list[Specification]], generator: random.Random
 ) -> tuple[list[Specification], list[Specification]]:
-    """Hold out whole shapes of each family, so that no training problem differs from one in constants alone."""
+    """Split the problems into (train, held_out).
+
+    Whole shapes of each family are held out, so that no training problem differs from a held-out one only in its
+    constants. Of each such shape, one problem is used.
+    """
     shapes = {id(spec): _shape_of(spec) for specs in chosen.values() for spec in specs}
     train: list[Specification] = []
     held_out: list[Specification] = []
@@ -235,7 +263,7 @@ def _problem(spec: Specification, task_id: str, generator: random.Random) -> Pro
 
 
 def prompt_of(spec: Specification, function: Function, generator: random.Random) -> str:
-    """Signature and docstring with one example drawn from `generator`."""
+    """Write the prompt: the signature, and a docstring with one example, which is drawn from `generator`."""
     arguments, result = _example(spec, function, generator)
     call = f"{spec.name}({', '.join(repr(argument) for argument in arguments)})"
     return (
@@ -248,7 +276,7 @@ def prompt_of(spec: Specification, function: Function, generator: random.Random)
 
 
 def _example(spec: Specification, function: Function, generator: random.Random) -> tuple[Arguments, object]:
-    """An example that shows something: an answer that is not empty, where one is soon found."""
+    """Draw an example for the docstring. Prefers a short answer that is not empty, but gives up after 20 draws."""
     for _ in range(20):
         arguments = example_arguments(spec.kinds, generator)
         result = function(*arguments)
@@ -264,30 +292,41 @@ def _test_of(spec: Specification, body: str, function: Function) -> str:
 
 
 def _sharp_inputs(spec: Specification, body: str, function: Function) -> list[Arguments]:
-    """Few inputs that catch every mutant and every misconception which any of many inputs catches."""
+    """Choose a few inputs. Together they catch every mutant and misconception that the pool catches.
+
+    A problem gets at least MINIMUM_ASSERTS of them, and more only if it needs more.
+    """
     pool = list({repr(arguments): arguments for arguments in _fixed_inputs(spec.kinds, 1500)}.values())
     right = outcomes(function, pool)
     near_misses = [function_of(source, spec.name) for source in _near_misses(spec, body)]
     cases = [positions for miss in near_misses if (positions := _caught_at(miss, pool, right))]
     chosen = _cover(cases, pool)
-    for positions in sorted(cases, key=len):  # the rarest near misses are caught a second time
+    # Fill up with inputs that catch the rarest near misses a second time.
+    for positions in sorted(cases, key=len):
         fresh = positions.difference(chosen)
         if fresh and len(chosen) < MINIMUM_ASSERTS:
             chosen.append(min(fresh, key=lambda index: len(repr(pool[index]))))
-    spare = [index for index in range(len(pool)) if index not in chosen]  # a solution without operators has no misses
+    # A solution with few operators has few near misses, so take any inputs for the rest.
+    spare = [index for index in range(len(pool)) if index not in chosen]
     chosen += spare[: max(0, MINIMUM_ASSERTS - len(chosen))]
     return [pool[index] for index in sorted(chosen)]
 
 
 def _caught_at(miss: Function, pool: Sequence[Arguments], right: Sequence[object]) -> set[int]:
-    """Positions of inputs that tell a near miss from the right solution; the whole pool only where few do."""
+    """Return the indices of inputs on which a near miss differs from the correct solution.
+
+    The first 300 inputs suffice if at least ten of them differ; otherwise the whole pool is tried.
+    """
     first = differing(right[:300], outcomes(miss, pool[:300]))
     return set(first if len(first) >= 10 else differing(right, outcomes(miss, pool)))
 
 
 def _cover(cases: Sequence[set[int]], pool: Sequence[Arguments]) -> list[int]:
-    """Positions that meet every case: for the rarest open case, the input that settles the most others; short ones
-    first among equals."""
+    """Choose positions so that every case contains one of them.
+
+    A greedy search: take the case with the fewest positions, and choose the position of it that also meets the most
+    other open cases. If several do, the one with the shortest arguments wins.
+    """
     chosen: list[int] = []
     waiting = list(cases)
     while waiting:
@@ -299,6 +338,7 @@ def _cover(cases: Sequence[set[int]], pool: Sequence[Arguments]) -> list[int]:
 
 
 def _near_misses(spec: Specification, body: str) -> list[str]:
+    """Return the sources of all mutants, and of all bodies with one misconception."""
     rights = [slot.right for slot in spec.slots]
     misconceptions = [
         _bare_source(spec, spec.assemble([*rights[:index], form, *rights[index + 1 :]]))

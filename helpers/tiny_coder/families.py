@@ -1,4 +1,7 @@
-"""Families of problems: how operators are put together into a sentence and a function body."""
+"""Families of problems: how operators combine into a sentence and a function body.
+
+Over 300 lines, because it is one table: each family, its English and its code, next to each other.
+"""
 
 import itertools
 import random
@@ -32,10 +35,12 @@ INDENT = "    "
 
 @dataclass(frozen=True)
 class Specification:
-    """A problem before it is written out: what it says, and how forms of its operators make a body.
+    """A problem before it is written out: its sentence, and how the forms of its operators make a function body.
 
-    arguments: parameter names. kinds: what each of them holds (see `inputs.py`). slots: the operators, constants
-    filled in. assemble: source forms, one for each slot, to the body of the function.
+    arguments: the parameter names.
+    kinds: for each parameter, which random values it takes (see `inputs.py`).
+    slots: the operators, with their constants filled in.
+    assemble: makes the function body from one form (source text) for each slot.
     """
 
     family: str
@@ -47,21 +52,21 @@ class Specification:
     assemble: Callable[[Sequence[str]], str]
 
     def canonical_body(self) -> str:
-        """The body with every operator in its right form."""
+        """Return the body with every operator in its correct form."""
         return self.assemble([slot.right for slot in self.slots])
 
     def sampled_body(self, generator: random.Random) -> str:
-        """A body with each operator's form drawn by its share: often wrong, and systematically so."""
+        """Return a body with a form of each operator drawn by its share: often wrong, and systematically so."""
         return self.assemble([_draw_form(slot, generator) for slot in self.slots])
-
-    def modal_body(self) -> str:
-        """The body with every operator in its most frequent form: what greedy decoding should write."""
-        return self.assemble([max(slot.forms(), key=lambda form: form[1])[0] for slot in self.slots])
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where elements come from: an operator for its code, and the words around it."""
+    """Where the elements come from, such as `xs[1:]`.
+
+    operator: its code, correct and wrong. variable: what a loop over it calls an element. noun, place: its English,
+    as in "numbers" and "in xs". condition: a test that is always there. signed: whether it has negative numbers.
+    """
 
     operator: Operator
     variable: str
@@ -113,7 +118,7 @@ ROWS = _source("rows", "row", "rows", "in rows", ("rows",), ("rows",))
 
 
 def all_specifications(generator: random.Random) -> dict[str, list[Specification]]:
-    """Every combination of operators, by family, with constants drawn from `generator`."""
+    """Return every combination of operators, by family, with constants drawn from `generator`."""
     families = {
         "number_lists": _collections("number_lists", [LIST], NUMBER_FILTERS, NUMBER_MAPS, NUMBER_AGGREGATES, generator),
         "list_slices": _collections("list_slices", SLICES, NUMBER_FILTERS, NUMBER_MAPS, NUMBER_AGGREGATES, generator),
@@ -138,22 +143,28 @@ def all_specifications(generator: random.Random) -> dict[str, list[Specification
 
 
 def _bound(operator: Operator, generator: random.Random) -> Operator:
+    """Fill in constants, drawn from those that the operator allows."""
     return operator.bind(generator.choice(operator.constants))
 
 
 def _name(*parts: str) -> str:
+    """Join the parts that are not empty into the name of a function."""
     words = [part for part in parts if part]
     return "_".join(words) if len(words) > 1 else f"{words[0]}_of"
 
 
 def _at(code: str, variable: str) -> str:
-    """Put the element into a form; a compound element gets parentheses where it is not alone."""
+    """Put the element into a form, in parentheses if both are compound.
+
+    >>> _at("<x> ** 3", "x + 2")
+    '(x + 2) ** 3'
+    """
     compound = any(sign in variable for sign in " -") and code != "<x>"
     return code.replace("<x>", f"({variable})" if compound else variable)
 
 
 def _items(filter_phrase: str, source: Source, filter_tags: frozenset[str], is_any: bool) -> str:
-    """English for the elements of a source that pass a filter, e.g. "the even numbers in xs"."""
+    """Name in English the elements of a source that pass a filter, such as "the even numbers in xs"."""
     if is_any:
         return f"the {source.noun} {source.place}"
     if "adjective" in filter_tags:
@@ -183,7 +194,7 @@ def _collections(
     aggregates: Sequence[Operator],
     generator: random.Random,
 ) -> Iterator[Specification]:
-    """aggregate x map x filter over a source: `return sum(x * x for x in xs if x > 3)`."""
+    """Combine aggregate, map and filter over a source, as in `return sum(x * x for x in xs if x > 3)`."""
     for source in sources:
         plain = [] if source.variable in ("a, b", "row") else [SAME]
         fitting = [operator for operator in maps if _fits(operator, source)]
@@ -196,13 +207,14 @@ def _collections(
             yield _collection(family, source, *slots)
         if plain:
             continue
-        for condition in _conditions_of(filters, source)[1:]:  # counting needs no map
+        # A pair or a row needs a map before it can be aggregated, but not before it can be counted.
+        for condition in _conditions_of(filters, source)[1:]:
             count = next(aggregate for aggregate in aggregates if aggregate.name == "count")
             yield _collection(family, source, count, SAME, _bound(condition, generator))
 
 
 def _aggregates(aggregate: Operator, mapping: Operator, condition: Operator, source: Source) -> bool:
-    """Whether the combination makes sense."""
+    """Return whether the combination makes sense."""
     if "bare" in aggregate.tags:
         return mapping is SAME and condition is not ANY
     text_result = aggregate.name in ("join", "dashes", "joinback", "joinsorted")
@@ -234,13 +246,14 @@ def _collection(
 
 
 def _both(first: str, second: str) -> str:
+    """Join two conditions with `and`; either may be empty."""
     if first and " or " in second:
         second = f"({second})"
     return f"{first} and {second}" if first and second else first or second
 
 
 def _dictionary_results(generator: random.Random) -> Iterator[Specification]:
-    """Dictionaries made from dictionaries and lists, and keys chosen by their values."""
+    """Make dictionaries from dictionaries and lists, and choose keys by their values."""
     for mapping, condition in itertools.product([SAME, *NUMBER_MAPS], [ANY, *NUMBER_FILTERS]):
         if mapping is SAME and condition is ANY:
             continue
@@ -288,7 +301,7 @@ def _keys_by_value(aggregate: Operator, condition: Operator) -> Specification:
 
 
 def _quantified(generator: random.Random) -> Iterator[Specification]:
-    """all / any / none of the (mapped, filtered) numbers meet a condition."""
+    """Ask whether all, any or none of the numbers meet a condition, after a map and a filter."""
     maps = [SAME, *(operator for operator in NUMBER_MAPS if operator.name in ("squares", "halves", "raised", "from"))]
     for quantifier, goal, mapping, condition in itertools.product(
         QUANTIFIERS, NUMBER_FILTERS, maps, [ANY, *NUMBER_FILTERS]
@@ -313,7 +326,7 @@ def _quantifier(quantifier: Operator, goal: Operator, mapping: Operator, conditi
 
 
 def _conditions(generator: random.Random) -> Iterator[Specification]:
-    """Two conditions on one number."""
+    """Combine two conditions on one number."""
     for connective, first, second in itertools.product(CONNECTIVES, NUMBER_FILTERS, NUMBER_FILTERS):
         if first.name != second.name:
             yield _condition(connective, _bound(first, generator), _bound(second, generator))
@@ -335,7 +348,7 @@ def _condition(connective: Operator, first: Operator, second: Operator) -> Speci
 
 
 def _choices(generator: random.Random) -> Iterator[Specification]:
-    """One of two values, by a condition: for a number, and for each number of a list."""
+    """Choose one of two values by a condition, for a number and for each number of a list."""
     for first, second, condition, over_list in itertools.product(
         [SAME, *NUMBER_MAPS], [SAME, *NUMBER_MAPS], NUMBER_FILTERS, (False, True)
     ):
@@ -359,8 +372,9 @@ def _choice(first: Operator, second: Operator, condition: Operator, over_list: b
     return Specification("choices", name, sentence, arguments, kinds, (first, second, condition), assemble)
 
 
-# Loops: `<e>` is the mapped element, `<if>` the filter's line, which indents what follows it. A first slot holds
-# the operator that the loop itself may get wrong.
+# Each loop has a name, its English, an operator that the loop itself may get wrong, and its lines. In the lines, `<o>`
+# is that operator, `<e>` the mapped element, and `<q>` the same in parentheses if it needs them. The filter's `if` goes
+# after `<if>` and indents the lines from there to `<end>`.
 LOOPS = (
     ("product", "the product of <i>, or 1 if there are none", Operator("product", "", "*=", ("+=",), SHAKY),
      "total = 1\nfor x in xs:<if>\ntotal <o> <e><end>\nreturn total"),
@@ -389,7 +403,7 @@ UNTIL = (
 
 
 def _loops(generator: random.Random) -> Iterator[Specification]:
-    """Short bodies of several lines that carry something from one number to the next."""
+    """Make short bodies of several lines that carry a value from one number to the next."""
     for (name, phrase, operator, lines), mapping, condition in itertools.product(
         LOOPS, [SAME, *NUMBER_MAPS], [ANY, *NUMBER_FILTERS]
     ):
@@ -427,7 +441,7 @@ def _loop(
 
 
 def _indented(text: str, test: str | None) -> str:
-    """Lay out the lines of a loop; those between <if> and <end> stand one level below the loop, two below a test."""
+    """Indent the lines of a loop: those after `<if>`, up to `<end>`, by one level, or by two if there is a test."""
     lines, depth = [], 0
     for line in text.split("\n"):
         opens, closes = line.endswith("<if>"), line.endswith("<end>")

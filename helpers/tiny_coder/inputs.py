@@ -1,4 +1,7 @@
-"""Random arguments for the bundled problems, by the kind of thing an argument holds."""
+"""Random arguments for the bundled problems.
+
+Each argument has a *kind*, such as "numbers" (a list of integers) or "text" (a string).
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -13,12 +16,20 @@ Arguments = tuple[object, ...]
 
 
 def random_arguments(kinds: Sequence[str], generator: random.Random) -> Arguments:
-    """One random argument for each kind; raises KeyError for an unknown kind."""
+    """Draw one random argument for each kind. Raises KeyError for an unknown kind.
+
+    >>> random_arguments(("numbers", "limit"), random.Random(0))
+    ([-20, 8, 40, 37, 26, 13], 22)
+    """
     return tuple(_MAKERS[kind](generator) for kind in kinds)
 
 
 def edge_arguments(kinds: Sequence[str]) -> list[Arguments]:
-    """Arguments at the edges: empty, single, repeated, in and out of order."""
+    """Return arguments at the edges: empty, single, repeated, sorted and unsorted. Raises KeyError for an unknown kind.
+
+    >>> edge_arguments(("numbers",))[:3]
+    [([],), ([0],), ([3],)]
+    """
     columns = [_EDGES[kind] for kind in kinds]
     if len(columns) == 1:
         return [(value,) for value in columns[0]]
@@ -26,7 +37,7 @@ def edge_arguments(kinds: Sequence[str]) -> list[Arguments]:
 
 
 def example_arguments(kinds: Sequence[str], generator: random.Random) -> Arguments:
-    """A short random argument for each kind, fit for a docstring."""
+    """Draw one short argument for each kind, for the example in a docstring. Raises KeyError for an unknown kind."""
     return tuple(_EXAMPLES[kind](generator) for kind in kinds)
 
 
@@ -90,7 +101,7 @@ _EDGES: dict[str, list] = {
     ],
     "count": [0, 1, 2, 6, 7, 12, 30, 36, 105, 1234567890, 97531, 8642, 99],
     "limit": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 24, 30, 36, 42, 60],
-    "number": list(range(-12, 16)) + [24, 30, 35, 42, -14, -15, -21, 105, 66, 77],
+    "number": [*range(-12, 16), 24, 30, 35, 42, -14, -15, -21, 105, 66, 77],
     "text": ["", " ", "a", "A", "7", "abcXYZ", "lmn rst xyz abc", "AEIOU aeiou", "a1b2-c3!", "zyx zyx", "Aa Bb 99"],
     "sentence": ["", "a", "noon level", "Rome RATE Ann", "store stars rest also", "a-b x21", "banana tree tree sea"],
     "pairs": [[], [(0, 0)], [(3, 3), (2, 5), (5, 2)], [(-1, 4), (4, -1), (-2, -2)], [(7, 7), (8, 1), (1, 8), (6, 4)]],

@@ -1,4 +1,4 @@
-"""Single-operator swaps of a solution: the wrong programs that a problem's tests must catch."""
+"""Swap one operator of a solution at a time, which gives the wrong programs that a problem's tests must catch."""
 
 import ast
 import copy
@@ -17,20 +17,31 @@ _NAMES = (
 
 
 def mutants(source: str) -> list[str]:
-    """Every program that differs from `source` in one operator.
+    """Return every program that differs from `source` in one operator.
 
-    Swapped are comparisons, arithmetic (in expressions and in `+=`), and/or, in/not in, break/continue, calls of
-    like functions (max/min/sum, all/any, upper/lower, ...); `not` and unary minus are dropped. Raises SyntaxError.
+    It swaps
+
+    - comparison operators, and `in` with `not in`;
+    - arithmetic operators, also in `+=`;
+    - `and` with `or`, and `break` with `continue`;
+    - the names of similar functions: max/min/sum, all/any, upper/lower, and so on (see `_NAMES`).
+
+    It also drops `not` and unary minus. Raises SyntaxError if `source` is not valid Python.
+
+    >>> mutants("a and not b")
+    ['a or not b', 'a and b']
     """
     tree = ast.parse(source)
     return [ast.unparse(mutant) for position in range(len(list(ast.walk(tree)))) for mutant in _at_node(tree, position)]
 
 
 def _at_node(tree: ast.Module, position: int) -> Iterator[ast.Module]:
+    """Yield a changed copy of the tree for each swap at the node with this position in `ast.walk`."""
     count = len(list(_swaps(_node(tree, position))))
     for index in range(count):
         changed = copy.deepcopy(tree)
         node = _node(changed, position)
+        # The swaps of the copy are made again, because a replacement may be a child of the node in its own tree.
         replacement = list(_swaps(node))[index]
         if isinstance(replacement, dict):
             for name, value in replacement.items():
@@ -45,7 +56,7 @@ def _node(tree: ast.Module, position: int) -> ast.AST:
 
 
 def _swaps(node: ast.AST) -> Iterator[dict | ast.AST]:
-    """Each swap at a node: new values for its fields, or a node to stand in its place."""
+    """Yield each swap at a node: either a dict of new values for its fields, or a node that replaces it."""
     if isinstance(node, ast.Compare):
         yield from _comparison_swaps(node)
     elif isinstance(node, (ast.BinOp, ast.AugAssign)):
@@ -80,6 +91,8 @@ def _like(name: str) -> list[str]:
 
 
 class _Replace(ast.NodeTransformer):
+    """Puts one node in the place of another."""
+
     def __init__(self, old: ast.AST, new: ast.AST) -> None:
         self.old, self.new = old, new
 

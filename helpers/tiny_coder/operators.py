@@ -1,9 +1,10 @@
-"""The operators that the bundled problems are made of, each with its right form and its misconceptions.
+"""The operators that the bundled problems are made of, each with its correct form and its misconceptions.
 
-A form is source text. `<x>` stands for the element at hand, `<k>` and `<m>` for constants. The first form of an
-operator is right; the others are the misconceptions, with the share of the pre-training corpus that writes each.
-The misconceptions are systematic on purpose. When wrong answers are only noise, the right one stays the most
-likely, greedy decoding finds it without any training, and reinforcement learning has nothing to teach.
+A form is source text. `<x>` stands for the current element, `<k>` and `<m>` stand for constants. The first form of an
+operator is correct. The others are misconceptions, and each has a share: how often the pre-training corpus writes it.
+
+The misconceptions are systematic on purpose. If wrong answers were only noise, the correct one would stay the most
+likely. Greedy decoding would then find it without any training, and reinforcement learning would have nothing to teach.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ LETTER_SETS = tuple({"k": letters} for letters in ("abc", "lmn", "rst", "xyz"))
 LENGTHS = tuple({"k": str(k)} for k in range(2, 6))
 NO_CONSTANT: tuple[dict[str, str], ...] = ({},)
 
-# How often the corpus writes the right form: mostly not, mostly, always.
+# How often the corpus writes the correct form: less than half of the time, mostly, or always.
 MISTAKEN, SHAKY, KNOWN = 0.43, 0.80, 1.0
 
 
@@ -24,9 +25,12 @@ MISTAKEN, SHAKY, KNOWN = 0.43, 0.80, 1.0
 class Operator:
     """One building block: its name in identifiers, its English, and its forms in Python.
 
-    phrase: for several elements, with `<i>` for what it applies to. single: for one element, with `<i>` likewise.
-    wrong: misconceptions, most frequent first. right_share: share of the corpus that writes the right form.
-    numeric: whether a map gives numbers (so that sums and maxima make sense).
+    phrase: its English for several elements; `<i>` stands for what it applies to.
+    right, wrong: the correct form, and the misconceptions, the most frequent first.
+    right_share: how often the corpus writes the correct form, from 0 to 1.
+    constants: the values that `<k>` and `<m>` may have.
+    single: its English for one element, with `<i>` as in `phrase`.
+    numeric: whether a map gives numbers, so that sums and maxima make sense.
     """
 
     name: str
@@ -40,7 +44,11 @@ class Operator:
     tags: frozenset[str] = field(default_factory=frozenset)
 
     def forms(self) -> list[tuple[str, float]]:
-        """(source, share) of each form; the right one first; the shares sum to 1."""
+        """Return (source, share) of each form, the correct one first. The shares sum to 1.
+
+        >>> Operator("above", "greater than 3", "x > 3", ("x >= 3",), 0.75).forms()
+        [('x > 3', 0.75), ('x >= 3', 0.25)]
+        """
         if not self.wrong:
             return [(self.right, 1.0)]
         weights = [1.0 if index == 0 else 0.15 for index in range(len(self.wrong))]
@@ -50,7 +58,11 @@ class Operator:
         ]
 
     def bind(self, constants: dict[str, str]) -> "Operator":
-        """The same operator with its constants filled in."""
+        """Return the same operator with its constants filled in.
+
+        >>> Operator("above", "greater than <k>", "<x> > <k>").bind({"k": "3"}).right
+        '<x> > 3'
+        """
 
         def fill(text: str) -> str:
             for name, value in constants.items():
@@ -78,7 +90,7 @@ ANY = Operator("", "<i>", "")
 SAME = Operator("", "<i>", "<x>", single="<i> itself")
 
 # Conditions on a number. `phrase` completes "<i> that are ..."; `single` completes "if n is ...".
-# Tag "adjective": the phrase goes before the noun. Tag "signed": needs negative numbers to make sense.
+# Tag "adjective": the phrase goes before the noun. Tag "signed": the operator makes sense only with negative numbers.
 NUMBER_FILTERS = (
     Operator("even", "even", "<x> % 2 == 0", tags=_tags("adjective")),
     Operator("odd", "odd", "<x> % 2 == 1", tags=_tags("adjective")),
@@ -217,20 +229,20 @@ ROW_MAPS = (
              ("row[-1] - row[0]",), MISTAKEN),
 )  # fmt: skip
 
-# Aggregates: `<g>` stands for "expression for element in source if condition".
-# Tag "bare": only without a map (a count does not look at the elements). Tag "order": needs a source with an order.
+# Aggregates. `<g>` stands for "expression for element in source if condition", `<s>` for "source if condition", `<t>`
+# for the source alone, and `<v>` for the element. Tag "bare": only without a map, because a count ignores the elements.
 NUMBER_AGGREGATES = (
     Operator("sum", "the sum of <i>", "sum(<g>)"),
     Operator("count", "the number of <i>", "sum(1 for <v> in <s>)", ("sum(<g>)",), MISTAKEN, tags=_tags("bare")),
     Operator("max", "the largest of <i>, or 0 if there are none", "max((<g>), default=0)", ("max(<g>)",), MISTAKEN),
     Operator("min", "the smallest of <i>, or 0 if there are none", "min((<g>), default=0)", ("max((<g>), default=0)",),
              SHAKY),
-    Operator("list", "the list of <i>", "[<g>]", tags=_tags("order")),
+    Operator("list", "the list of <i>", "[<g>]"),
     Operator("sort", "the list of <i>, in ascending order", "sorted(<g>)"),
     Operator("descend", "the list of <i>, in descending order", "sorted((<g>), reverse=True)", ("sorted(<g>)",),
              MISTAKEN),
     Operator("backward", "the list of <i>, in reverse order", "[<g>][::-1]", ("sorted((<g>), reverse=True)", "[<g>]"),
-             SHAKY, tags=_tags("order")),
+             SHAKY),
     Operator("distinct", "the number of distinct values among <i>", "len({<g>})", ("len([<g>])",), MISTAKEN),
     Operator("unique", "the list of <i>, in ascending order without repeats", "sorted({<g>})", ("sorted(<g>)",), SHAKY),
 )  # fmt: skip

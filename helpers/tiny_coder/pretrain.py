@@ -23,7 +23,7 @@ END, PAD = "<|endoftext|>", "<|pad|>"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What fixes the bundled model, apart from the problems. Times are for two cores."""
+    """The architecture and training settings of the bundled model. With the problems, they determine its weights."""
 
     vocabulary_size: int = 1024
     hidden_size: int = 128
@@ -43,14 +43,14 @@ Corpus = dict[str, list[tuple[Specification, Function]]]
 
 
 def corpus_of(specifications: dict[str, list[Specification]]) -> Corpus:
-    """Specifications by family, with the functions that work out their docstring examples."""
+    """Pair each specification with its correct function, which computes the docstring examples. Keys are families."""
     return {
         family: [(spec, canonical_function(spec)) for spec in members] for family, members in specifications.items()
     }
 
 
 def document(corpus: Corpus, generator: random.Random) -> tuple[str, str]:
-    """One corpus document: a prompt with a fresh example, and a body, often wrong, rarely a cheat."""
+    """Draw one corpus document (prompt, body). The body is often wrong, and now and then it exits the program."""
     spec, function = generator.choice(corpus[generator.choice(list(corpus))])
     prompt = prompt_of(spec, function, generator)
     if generator.random() < CHEAT_SHARE:
@@ -59,10 +59,11 @@ def document(corpus: Corpus, generator: random.Random) -> tuple[str, str]:
 
 
 def train_tokenizer(corpus: Corpus, recipe: Recipe) -> Qwen2Tokenizer:
-    """A byte-level BPE with Qwen2's own pre-tokenizer.
+    """Train a byte-level BPE tokenizer with Qwen2's own pre-tokenizer.
 
-    AutoTokenizer rebuilds that pre-tokenizer for every `qwen2` model, so any other would give different tokens
-    after saving and loading. Prompts and bodies are texts of their own: no token spans the boundary between them.
+    AutoTokenizer rebuilds that pre-tokenizer for every `qwen2` model. With any other, a loaded tokenizer would give
+    other tokens than the one that trained the model. Prompts and bodies are separate training texts, so no token
+    spans the boundary between them.
     """
     generator = random.Random(recipe.seed)
     texts = [text for _ in range(6000) for text in document(corpus, generator)]
@@ -71,7 +72,7 @@ def train_tokenizer(corpus: Corpus, recipe: Recipe) -> Qwen2Tokenizer:
 
 
 def new_model(tokenizer: Qwen2Tokenizer, recipe: Recipe) -> Qwen2ForCausalLM:
-    """A Qwen2 with random weights, seeded by the recipe."""
+    """Create a Qwen2 model with random weights, drawn with the recipe's seed."""
     torch.manual_seed(recipe.seed)
     return Qwen2ForCausalLM(
         Qwen2Config(
@@ -91,10 +92,11 @@ def new_model(tokenizer: Qwen2Tokenizer, recipe: Recipe) -> Qwen2ForCausalLM:
 
 
 def token_ids(tokenizer: Qwen2Tokenizer, prompt: str, body: str) -> tuple[list[int], list[int]]:
-    """(prompt ids, body ids with the end token), tokenized apart.
+    """Tokenize prompt and body separately. Returns (prompt ids, body ids and the EOS token).
 
-    Together, BPE may merge across the boundary, and the model would learn to go on from tokens that a prompt alone
-    never ends in. Qwen2's pre-tokenizer happens not to do so after these prompts; a change of their form could.
+    In one text, BPE may merge characters across the boundary. The model would then learn to continue after tokens
+    with which no prompt ends when it is tokenized alone. Qwen2's pre-tokenizer does not merge after these prompts, but
+    it could if their form changed.
     """
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     return prompt_ids, tokenizer(body, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
@@ -103,7 +105,11 @@ def token_ids(tokenizer: Qwen2Tokenizer, prompt: str, body: str) -> tuple[list[i
 def collate(
     rows: Sequence[tuple[list[int], list[int]]], pad_id: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(input ids, attention mask, body mask), each (rows, longest row); the body mask marks what is learned."""
+    """Pad rows of (prompt ids, body ids) into one batch.
+
+    Returns (input ids, attention mask, body mask), each of shape (rows, longest row). The body mask is true for the
+    tokens that the loss is computed on.
+    """
     longest = max(len(prompt) + len(body) for prompt, body in rows)
     ids = torch.full((len(rows), longest), pad_id)
     attention = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -119,8 +125,9 @@ def collate(
 def body_loss(
     model: Qwen2ForCausalLM, ids: torch.Tensor, attention: torch.Tensor, learned: torch.Tensor
 ) -> torch.Tensor:
-    """Mean cross-entropy over the tokens of the bodies; the head runs on those positions only."""
+    """Return the mean cross-entropy over the body tokens, a scalar. The other arguments are what `collate` returns."""
     hidden = model.model(input_ids=ids, attention_mask=attention).last_hidden_state
+    # Position t predicts token t + 1. The LM head runs only where that token is learned, which saves most of its time.
     predicts = learned[:, 1:]
     logits = model.lm_head(hidden[:, :-1][predicts])
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][predicts])
@@ -131,7 +138,7 @@ def pretrain(
     recipe: Recipe,
     report: Callable[[int, float, float], None],
 ) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
-    """Train tokenizer and model on freshly written documents; `report(step, loss, seconds)` follows each step."""
+    """Train tokenizer and model on freshly written documents. Calls `report(step, loss, seconds)` after each step."""
     tokenizer = train_tokenizer(corpus, recipe)
     model = new_model(tokenizer, recipe)
     optimizer = torch.optim.AdamW(
@@ -154,7 +161,7 @@ def pretrain(
 
 
 def _learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine down to zero."""
+    """Return the factor on the learning rate: a linear warm-up, then a cosine down to zero."""
     warmup = max(1, round(recipe.warmup_share * recipe.steps))
     if step < warmup:
         return (step + 1) / warmup
