@@ -190,22 +190,6 @@ def test_only_public_functions_that_trl_can_call_are_rewards(monkeypatch):
             train.find_reward(name)
 
 
-def test_a_file_in_the_way_is_found_before_training(command, tmp_path, capsys):
-    (tmp_path / "run").write_text("a file")
-    assert command()[0] == 2
-    assert "Results cannot be written to" in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_written_to_is_found_before_training(command, monkeypatch, capsys):
-    def refuse(dir):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr(train, "run", lambda *_, **__: pytest.fail("trained"))
-    assert command()[0] == 2
-    assert "Permission denied" in capsys.readouterr().err
-
-
 def test_numbers_that_json_lacks_become_null(tmp_path):
     row = {"loss": float("nan"), "grad_norm": float("inf"), "step": 1}
     run_folder.write_result({"history": [row]}, tmp_path / "r.json")

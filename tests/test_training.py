@@ -269,7 +269,8 @@ def test_no_signal_ends_training_with_what_was_seen(value, said, train, monkeypa
         return constant(value)(completions)
 
     with pytest.raises(NoSignalError, match=f"The first 3 steps gave no signal .*{said}.*allow_no_signal"):
-        train(counted)
+        # With a KL penalty there is a gradient nevertheless.
+        train(counted, settings=replace(SMALL, beta=0.04))
     assert graded == [12, 12, 12]
 
 
