@@ -19,8 +19,8 @@ from helpers.evaluation import (
     temperature_sweep,
 )
 from helpers.problems import prompt_of
-from helpers.rewards import GradingError
 from helpers.profiles import profile_settings
+from helpers.rewards import GradingError
 
 PROBLEMS = arithmetic_problems()
 RIGHT = {problem.prompt: problem.canonical_solution for problem in PROBLEMS}

@@ -17,9 +17,9 @@ import torch
 from helpers.evaluation import evaluate
 from helpers.policy import load_policy
 from helpers.problems import load_problems, split_problems
+from helpers.profiles import Settings, profile_settings
 from helpers.rewards import passes_tests
 from helpers.runtime import CourseError, project_root
-from helpers.profiles import Settings, profile_settings
 from helpers.training import build_trainer, history_frame
 from tools.hygiene import source_of, tags_of
 
