@@ -144,7 +144,7 @@ def test_run_without_a_result_fails(course, capsys):
 
 def test_a_result_without_a_change_is_told(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({**RESULT, "change": None}))
-    with pytest.raises(CourseError, match="is not as expected .TypeError"):
+    with pytest.raises(CourseError, match=r"is not as expected .TypeError"):
         notebooks.result_table(tmp_path / "result.json")
 
 
