@@ -62,9 +62,11 @@ lab: setup
 run: setup
 	@$(VENV_PYTHON) -m tools.notebooks run $(NOTEBOOKS)
 
+# Tests and the examples in docstrings. The verifier's scripts are left out: outside their folder they cannot be imported.
+WITHOUT_SCRIPTS = $(addprefix --ignore=helpers/verifier/,isolation.py judge.py nursery.py tally.py)
 # There are two calls because the environment that tests/conftest.py sets is not meant for the notebooks' kernels.
 test: setup
-	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --durations=10 tests
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --durations=10 --doctest-modules $(WITHOUT_SCRIPTS) tests helpers
 	@rm -rf build/test
 	COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 \
 	    --durations=0 notebooks
@@ -72,6 +74,8 @@ test: setup
 lint: setup
 	$(VENV_PYTHON) -m ruff check helpers tests tools notebooks
 	$(VENV_PYTHON) -m ruff format --check helpers tests tools notebooks
+	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m tools.imports
 	$(VENV_PYTHON) -m tools.notebooks check
 	$(VENV_PYTHON) -m tools.numbers
 

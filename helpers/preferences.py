@@ -96,7 +96,7 @@ def preference_pairs(samples: Samples, count: int, noise: float = LABEL_NOISE, s
     if not 0 <= noise <= 1:
         raise PreferencesError(f"noise is a probability, so it lies between 0 and 1; got {noise}.")
     rng = random.Random(seed)
-    ranked = []
+    ranked: list[tuple[int, tuple[str, str, str]]] = []
     for problem, texts, passed in zip(*samples, strict=True):
         right, wrong = (
             sorted({text for text, ok in zip(texts, passed, strict=True) if ok is kind}) for kind in (True, False)

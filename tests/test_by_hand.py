@@ -27,7 +27,7 @@ def test_the_loop_is_what_the_tagged_cells_make(tmp_path):
         ("def train_by_hand():\n    return steps", "by-hand"),
     )
     assert by_hand.loop_of(path)() == 3
-    with pytest.raises(CourseError, match="cells of loop.ipynb .* do not define"):
+    with pytest.raises(CourseError, match=r"cells of loop.ipynb .* do not define"):
         by_hand.loop_of(notebook(tmp_path, ("def train_by_hand(): ...", "exercise")))
 
 

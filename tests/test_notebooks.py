@@ -56,21 +56,24 @@ def leans_on_exercises(cells: list[dict[str, Any]]) -> list[str]:
 
 @each_notebook
 def test_what_is_committed_is_in_order(path):
-    """Fresh, executed, free of errors, paths and tokens, with alt text, badge and bootstrap cell."""
+    """Fresh, executed, free of errors, paths and tokens, with alt text, a link to Colab and the bootstrap cell."""
     assert list(hygiene.faults(path, ROOT)) == []
 
 
 def test_texts_link_to_what_is_there():
-    texts = [ROOT / "README.md", *(ROOT / "data").rglob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    broken = {text.name: hygiene.broken_links(text.read_text(encoding="utf-8"), text.parent) for text in texts}
+    texts = [
+        *ROOT.glob("*.md"),
+        *(path for folder in ("data", "docs", "notebooks") for path in (ROOT / folder).rglob("*.md")),
+    ]
+    broken = {text.name: hygiene.broken_links(text.read_text(encoding="utf-8"), text) for text in texts}
     assert not any(broken.values()), broken
 
 
-def test_the_readme_lists_each_notebook_with_its_badge():
+def test_the_readme_lists_each_notebook_with_its_link_to_colab():
     rows = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     for path in NOTEBOOKS:
         [row] = [row for row in rows if row.startswith("|") and f"](notebooks/{path.name})" in row]
-        assert opening.badge(path.name) in row
+        assert opening.colab_address(path.name) in row
 
 
 @each_notebook

