@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from helpers.problems import function_pattern
 
-MAX_CODE = 24_000  # characters of one passage that are parsed, about 6,000 tokens
+MAX_CODE = 16_000  # characters of one passage that are parsed, about 4,000 tokens
 MAX_READ = 2 * MAX_CODE  # characters that are parsed for one answer; a tenth of a second
 MAX_PASSAGES = 30  # parts of one answer that are looked at, counted from its end
 
