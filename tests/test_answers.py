@@ -138,6 +138,7 @@ PAID |= {
     "thought, then the body at once": "<think>It is easy.</think>" + "\n" + BODY,
     "thought that the prompt opened": f"Perhaps\n```python\n{DRAFT}```\n</think>\n" + BODY,
     "thought that the prompt opened, then a fence": "Perhaps\n" + DRAFT + "</think>\n\n" + chat(WHOLE),
+    "thought that the prompt opened, with tags in it": f"{DRAFT}<think>b</think>\n{DRAFT}</think>\n{WHOLE}",
     "two thoughts": f"<think>a</think>\n{WHOLE}\n<think>Is it right? ```{DRAFT}```</think>\nIt is.",
     "thought after the answer without an end": WHOLE + "\n<think>\nNow what?\n" + DRAFT,
     "thinking": f"<thinking>\n```python\n{DRAFT}```\n</thinking>\n```python\n{WHOLE}```",
@@ -177,6 +178,7 @@ PAID |= {
     "four backticks": f"````python\n{WHOLE}````\nIt's done.",
     "four backticks around a text with a fence": f"````markdown\n# f\n\n```python\n{WHOLE}```\nIt's done.\n````\n",
     "four backticks around a bare fence": f"````\n```\n{WHOLE}```\n````\n",
+    "four backticks around a bare fence with a body": f"````\n```\n{BODY}```\n````\n",
     "inline code before the fence": f"Use ```helper``` and `f`:\n```python\n{WHOLE}```",
     "fence at the margin of a docstring in a fence": (
         "```python\n" + 'def f(x):\n    """\n```\nf(1)\n```\n    """\n    return helper(x) + 1\n' + "```\nIt's done."
@@ -204,6 +206,8 @@ PAID |= {
     "body that returns in branches, then a test": (
         "```python\nif x:\n    return helper(x) + 1\nelse:\n    return 2\n```\n```python\nassert f(1) == 3\n```"
     ),
+    "body in a fence that the prompt opened, then another": BODY + "```\nNot:\n```python\n    return 0\n```\n",
+    "body, then one in another language": f"```python\n{BODY}```\n```javascript\nreturn x\n```\n",
     "body, then its output": f"```python\n{BODY}```\nOutput:\n```\n3\n```\n",
     # Text around code.
     "statements that only make sense in functions": WHOLE + "\nreturn f(1)\n",
@@ -243,6 +247,7 @@ UNPAID = {
     "only a thought that the prompt opened": WHOLE + "</think>\nI don't know.",
     "right in the thought, wrong after it": f"<think>{WHOLE}</think>\n{DRAFT}",
     "right, then broken": chat(WHOLE) + chat("def f(x):\n    return (0"),
+    "a mark after code, and then the end of its fence": f"```python\n{WHOLE.rstrip()}```\n```\n",
     "broken signature": "def f(x:\n    return helper(x) + 1\n",
     "method of a class": "class Solution:\n    @staticmethod\n    def f(x):\n        return x + 2\n",
     "right after the end of the text": "    return 0\n<|im_end|>\n" + WHOLE,
