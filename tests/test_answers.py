@@ -208,6 +208,9 @@ PAID |= {
     ),
     "body in a fence that the prompt opened, then another": BODY + "```\nNot:\n```python\n    return 0\n```\n",
     "body, then one in another language": f"```python\n{BODY}```\n```javascript\nreturn x\n```\n",
+    "body without a fence, then an example in one": BODY + "\nExample:\n\n```python\nprint(f(1))\n```\n",
+    "body without a fence, then another language": BODY + "\nOutput:\n\n```text\n3\n```\n",
+    "body, then a future import": BODY + "\nfrom __future__ import annotations\nprint(1)\n",
     "body, then its output": f"```python\n{BODY}```\nOutput:\n```\n3\n```\n",
     # Text around code.
     "statements that only make sense in functions": WHOLE + "\nreturn f(1)\n",
