@@ -132,16 +132,17 @@ class _Passage:
         self._in_quotation = ">" in lead
         self._defines = _definition(name)
         self._lines: list[str] = []
+        self._blank = True  # but for comments
         self._quote = ""  # of the string literal that is open
 
     def add(self, line: str) -> None:
         """Add a line, and keep track of docstrings."""
-        first = not self._lines and bool(line.strip())
-        if first or line.strip():
-            self.is_code = self.is_code or (first and line[0] in " \t") or bool(self._defines.match(line))
+        if line.strip() or self._lines:
             self._lines.append(line)
-        elif self._lines:
-            self._lines.append("")
+        if line.strip() and not line.startswith("#"):
+            # Code starts indented, or defines the function somewhere.
+            self.is_code = self.is_code or (self._blank and line[0] in " \t") or bool(self._defines.match(line))
+            self._blank = False
         for quote in DOCSTRING.findall(line):
             self._quote = "" if self._quote == quote else self._quote or quote
 

@@ -179,6 +179,7 @@ PAID |= {
     "four backticks around a text with a fence": f"````markdown\n# f\n\n```python\n{WHOLE}```\nIt's done.\n````\n",
     "four backticks around a bare fence": f"````\n```\n{WHOLE}```\n````\n",
     "four backticks around a bare fence with a body": f"````\n```\n{BODY}```\n````\n",
+    "inline code in a comment": "def f(x):\n    # Like ```helper```, twice.\n    return helper(x) + 1\n\nThat's it.\n",
     "inline code before the fence": f"Use ```helper``` and `f`:\n```python\n{WHOLE}```",
     "fence at the margin of a docstring in a fence": (
         "```python\n" + 'def f(x):\n    """\n```\nf(1)\n```\n    """\n    return helper(x) + 1\n' + "```\nIt's done."
@@ -209,6 +210,7 @@ PAID |= {
     "body in a fence that the prompt opened, then another": BODY + "```\nNot:\n```python\n    return 0\n```\n",
     "body, then one in another language": f"```python\n{BODY}```\n```javascript\nreturn x\n```\n",
     "body without a fence, then an example in one": BODY + "\nExample:\n\n```python\nprint(f(1))\n```\n",
+    "body without a fence, after a comment": "# Twice.\n" + BODY + "\n```python\nprint(f(1))\n```\n",
     "body without a fence, then another language": BODY + "\nOutput:\n\n```text\n3\n```\n",
     "body, then a future import": BODY + "\nfrom __future__ import annotations\nprint(1)\n",
     "body, then its output": f"```python\n{BODY}```\nOutput:\n```\n3\n```\n",
