@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from helpers.problems import function_pattern
 
-MAX_CODE = 24_000  # characters of one passage that are parsed, about 6,000 tokens
+MAX_CODE = 16_000  # characters of one passage that are parsed, about 4,000 tokens
 MAX_READ = 2 * MAX_CODE  # characters that are parsed for one answer; a tenth of a second
 MAX_PASSAGES = 30  # parts of one answer that are looked at, counted from its end
 
@@ -41,7 +41,7 @@ QUOTATION = ("'", '"', "`")
 LANGUAGE = re.compile(r"[\W_]*([\w+#]*)[\W_]*")
 CODE_START = re.compile(r"(?:from|import|def|class|async|@)")
 FUTURE_IMPORT = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
-RETURN = re.compile(r"\b(?:return|yield|await|async|break|continue)\b")  # what only makes sense in functions and loops
+STRAY = re.compile(r"\b(?:return|yield|await|async|break|continue|__future__)\b")  # may stand where it makes no sense
 INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n?|^[ \t]*\n)+", re.MULTILINE)
 
 
@@ -132,16 +132,17 @@ class _Passage:
         self._in_quotation = ">" in lead
         self._defines = _definition(name)
         self._lines: list[str] = []
+        self._blank = True  # but for comments
         self._quote = ""  # of the string literal that is open
 
     def add(self, line: str) -> None:
         """Add a line, and keep track of docstrings."""
-        first = not self._lines and bool(line.strip())
-        if first or line.strip():
-            self.is_code = self.is_code or (first and line[0] in " \t") or bool(self._defines.match(line))
+        if line.strip() or self._lines:
             self._lines.append(line)
-        elif self._lines:
-            self._lines.append("")
+        if line.strip() and not line.startswith("#"):
+            # Code starts indented, or defines the function somewhere.
+            self.is_code = self.is_code or (self._blank and line[0] in " \t") or bool(self._defines.match(line))
+            self._blank = False
         for quote in DOCSTRING.findall(line):
             self._quote = "" if self._quote == quote else self._quote or quote
 
@@ -181,9 +182,10 @@ def _passages(text: str, name: str) -> list[_Passage]:
         else:
             inline = mark[0] == "`" and "`" in info
             opens = ends = not inline and (alone or (mark[0] == "`" and (bool(info) or not here.is_code)))
-            if alone and len(passages) == 1 and here.is_code and not info:
-                # The first mark after code, without a language, ends a fence that the prompt opened.
-                here.fenced, opens = True, False
+            if opens and len(passages) == 1 and here.is_code:
+                # Code comes before the first mark, so the prompt may have opened its fence. Then this mark ends it,
+                # unless it names a language.
+                here.fenced, opens = True, bool(info)
         if not ends:
             here.add(line)
             continue
@@ -320,7 +322,7 @@ class _Reader:
     def _returns(self, code: str) -> bool:
         """Return whether the code is the inside of a function that returns something."""
         tree = self._parse("", code)[1]
-        return bool(RETURN.search(code)) if tree is None else _stray_line(tree) is not None
+        return bool(STRAY.search(code)) if tree is None else _stray_line(tree) is not None
 
     def _is_python(self, text: str) -> bool:
         return self._parse(self.context if _starts_indented(text) else "", text)[0] is None
@@ -429,12 +431,25 @@ def _parse(program: str) -> tuple[int | None, ast.Module | None]:
     except (ValueError, MemoryError, OverflowError, SystemError):
         # NUL, half a character, absurd nesting.
         return 1, None
-    return (_stray_line(tree) if RETURN.search(program) else None), tree
+    return (_stray_line(tree) if STRAY.search(program) else None), tree
 
 
 def _stray_line(tree: ast.Module) -> int | None:
     """Return the first line with a `return` outside of functions, or the like. The parser lets it pass."""
-    todo: list[tuple[ast.AST, bool]] = [(node, False) for node in reversed(tree.body)]
+    at_top = True
+    for statement in tree.body:
+        if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
+            if not at_top:
+                return statement.lineno
+        elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
+            at_top = False
+        if line := _stray_in(statement):
+            return line
+    return None
+
+
+def _stray_in(statement: ast.stmt) -> int | None:
+    todo: list[tuple[ast.AST, bool]] = [(statement, False)]
     while todo:
         node, in_loop = todo.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):

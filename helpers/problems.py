@@ -25,6 +25,7 @@ HUMANEVAL_HUB = "openai/openai_humaneval"
 INSTRUCTION = (
     "Complete this Python function. Answer with the whole function in one Python code block, and nothing else."
 )
+TRIVIAL_BODIES = ("pass", *(f"return {value}" for value in ("True", "False", "0", "1", "-1", "''", "[]", "()", "{}")))
 HELD_OUT_PREFIX = "tiny_held_out/"
 # What follows a function's name: its parameters or, from Python 3.12 on, its type parameters first.
 PARAMETERS = r"[(\[]" if sys.version_info >= (3, 12) else r"\("
@@ -101,7 +102,8 @@ def read_problems(path: Path) -> list[Problem]:
     missing, empty or not a string, a `prompt` or `test` that lacks the function it should define, and a repeated
     `task_id`.
     """
-    problems = [_problem_from_row(row, f"{path}, line {number}") for number, row in _read_rows(path)]
+    path = Path(os.path.expanduser(path))
+    problems = [_problem_from_line(line, f"{path}, line {number}") for number, line in _read_lines(path)]
     if not problems:
         raise ProblemError(f"{path} contains no problems.")
     _refuse_duplicates(problems, str(path))
@@ -142,6 +144,41 @@ def function_pattern(name: str) -> str:
     """Return a regular expression for the beginning of the function `name`, up to its first parenthesis."""
     # Only blanks may stand between `def` and the name. A line break there is not Python.
     return rf"(?:async[ \t]+)?def[ \t]+{re.escape(name)}[ \t]*{PARAMETERS}"
+
+
+def check_solutions(problems: Sequence[Problem]) -> list[tuple[Problem, str]]:
+    """Run each problem's own solution once and return those that cannot be used, each with the reason.
+
+    >>> test = "def check(candidate):\\n    assert candidate(1) == 1\\n"
+    >>> wrong = Problem("demo/0", "def f(x):\\n", "    return 0\\n", test, "f")
+    >>> check_solutions([wrong])[0][1].startswith("its own solution fails: ")
+    True
+    """
+    # Grading is only needed here, and whoever only loads problems should not wait for it.
+    from helpers.verifier import Outcome, Submission, grade_programs
+
+    refused = []
+    solutions = [Submission(p.prompt + p.canonical_solution, p.prompt, p.test, p.entry_point) for p in problems]
+    for problem, verdict in zip(problems, grade_programs(solutions), strict=True):
+        if verdict.outcome is Outcome.BROKEN_TESTS:
+            refused.append((problem, f"it cannot be graded: {verdict.message}"))
+        elif not verdict.passed:
+            refused.append((problem, f"its own solution fails: {verdict.message}"))
+    return refused
+
+
+def _trivial_answers(problems: Sequence[Problem]) -> dict[Problem, list[str]]:
+    """Return the problems whose tests are too weak: an empty body or a constant passes. With each such body."""
+    from helpers.verifier import Submission, grade_programs
+
+    answers = [(problem, body) for problem in problems for body in TRIVIAL_BODIES]
+    programs = [f"def {problem.entry_point}(*_, **__):\n    {body}\n" for problem, body in answers]
+    submissions = [Submission(t, p.prompt, p.test, p.entry_point) for t, (p, _) in zip(programs, answers, strict=True)]
+    weak: dict[Problem, list[str]] = {}
+    for (problem, body), verdict in zip(answers, grade_programs(submissions), strict=True):
+        if verdict.passed:
+            weak.setdefault(problem, []).append(body)
+    return weak
 
 
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
@@ -193,22 +230,31 @@ def _load_humaneval_from_hub() -> list[Problem]:
     return problems
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, object]]:
-    """Yield (line number, parsed row) for each line that is not blank. Lines count from 1."""
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) for each line that is not blank. Lines count from 1."""
     open_text = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
-        with open_text(path, "rt", encoding="utf-8") as file:
+        # Editors on Windows put a byte order mark first, which this encoding skips.
+        with open_text(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ProblemError(f"{path}, line {number} is not valid JSON: {error.msg}.") from error
+                    yield number, line
     except UnicodeDecodeError as error:
         raise ProblemError(f"{path}, near line {number + 1}: the text is not UTF-8 ({error.reason}).") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ProblemError(f"{path} could not be read: {reason}.") from error
+
+
+def _problem_from_line(line: str, where: str) -> Problem:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ProblemError(f"{where} is not valid JSON: {error.msg}.") from error
+    except RecursionError as error:
+        raise ProblemError(f"{where} is nested too deeply.") from error
+    return _problem_from_row(row, where)
 
 
 def _problem_from_row(row: object, where: str) -> Problem:
@@ -221,6 +267,8 @@ def _problem_from_row(row: object, where: str) -> Problem:
             raise ProblemError(f"{where}: field '{name}' must be a string, not {type(row[name]).__name__}.")
         if not row[name].strip():
             raise ProblemError(f"{where}: field '{name}' is empty.")
+        if not row[name].isascii() and any("\ud800" <= letter <= "\udfff" for letter in row[name]):
+            raise ProblemError(f"{where}: field '{name}' contains half a character (a lone surrogate).")
     problem = Problem(**{name: row[name] for name in FIELDS})
     if not problem.entry_point.isidentifier():
         raise ProblemError(f"{where}: field 'entry_point' is not a function name: {problem.entry_point!r}.")
@@ -237,3 +285,43 @@ def _refuse_duplicates(problems: Sequence[Problem], where: str) -> None:
         if problem.task_id in seen:
             raise ProblemError(f"{where}, problem {number}: field 'task_id' repeats {problem.task_id!r}.")
         seen.add(problem.task_id)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print which problems of a file can be used, and why others cannot. Returns 0 if all can, 1 if not, 2 if none."""
+    argv = sys.argv[1:] if argv is None else argv
+    if len(argv) != 1 or argv[0].startswith("-"):
+        print("usage: python -m helpers.problems FILE", file=sys.stderr)
+        return 2
+    path = Path(os.path.expanduser(argv[0]))
+    places: dict[str, str] = {}
+    problems: list[Problem] = []
+    bad_lines = 0
+    try:
+        for number, line in _read_lines(path):
+            place = f"{path}, line {number}"
+            try:
+                problem = _problem_from_line(line, place)
+                if problem.task_id in places:
+                    raise ProblemError(f"{place}: field 'task_id' repeats {problem.task_id!r}.")
+                places[problem.task_id] = f"{place} ({problem.task_id})"
+                problems.append(problem)
+            except ProblemError as error:
+                bad_lines += 1
+                print(error)
+        refused = check_solutions(problems)
+        usable = [problem for problem in problems if problem not in [other for other, _ in refused]]
+        weak = _trivial_answers(usable)
+    except RuntimeError as error:
+        print(f"helpers.problems: {error}", file=sys.stderr)
+        return 2
+    for problem, reason in refused:
+        print(f"{places[problem.task_id]}: {reason}.")
+    for problem, bodies in weak.items():
+        print(f"{places[problem.task_id]}: can be used, but its tests also pass with the body: {' / '.join(bodies)}")
+    print(f"{len(usable)} of {len(problems) + bad_lines} can be used")
+    return int(len(usable) < len(problems) + bad_lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -78,7 +78,7 @@ def fraction_of_tests(
     """
     columns = {"test": test, "entry_point": entry_point, "code_prompt": code_prompt}
     graded = verdicts(prompts, completions, **columns, task_id=kwargs.get("task_id"), each_assert=True)
-    return [None if verdict is None or reward_of(verdict) is None else verdict.share for verdict in graded]
+    return [verdict.share if verdict is not None and verdict.graded else None for verdict in graded]
 
 
 def compiles(
@@ -111,59 +111,43 @@ def verdicts(
     task_id: Sequence[str | None] | None = None,
     **limits: object,
 ) -> list[Verdict | None]:
-    """Grade each completion and return how it ended and why, or None for a row that cannot be graded.
+    """Grade each completion and return how it ended and why, or None for a row without tests.
 
-    Columns and errors are as for `passes_tests`, which is made from this. `limits` are keyword arguments of
+    Columns, warnings and errors are as for `passes_tests`, which is made from this. `limits` are keyword arguments of
     `helpers.verifier.grade_programs`.
     """
     rows = _submissions(prompts, completions, entry_point, code_prompt, test)
     if task_id is not None:
         _check_column("task_id", task_id, len(rows))
-    graded: list[Verdict | None] = [None] * len(rows)
-    places = [place for place, row in enumerate(rows) if row is not None]
     try:
-        for place, verdict in zip(places, grade_programs([rows[place] for place in places], **limits), strict=True):
-            graded[place] = verdict
+        graded = iter(grade_programs([row for row in rows if row is not None], **limits))
     except verifier.GradingError as error:
         raise GradingError(str(error)) from error
-    except verifier.BrokenTestsError:
-        _grade_by_problem(rows, task_id, limits, graded)
-    return graded
+    results = [None if row is None else next(graded) for row in rows]
+    names = [row and row.entry_point for row in rows] if task_id is None else task_id
+    _report_broken_problems(results, names)
+    return results
 
 
 def reward_of(verdict: Verdict) -> float | None:
-    """Return 1.0 for passed, 0.0 for every other verdict on a program, and None if there is none; TRL leaves it out.
+    """Return 1.0 for passed, 0.0 for every other verdict on a program, and None if the fault is not the program's.
 
     >>> reward_of(Verdict(Outcome.TIMEOUT, "")), reward_of(Verdict(Outcome.INFRASTRUCTURE_FAILED, ""))
     (0.0, None)
     """
-    if verdict.outcome is Outcome.INFRASTRUCTURE_FAILED:
-        return None
-    return 1.0 if verdict.passed else 0.0
+    return float(verdict.passed) if verdict.graded else None
 
 
-def _grade_by_problem(
-    rows: Sequence[Submission | None],
-    task_id: Sequence[str | None] | None,
-    limits: dict[str, object],
-    graded: list[Verdict | None],
-) -> None:
-    """Fill in `graded` one problem at a time, so that a problem that cannot be graded leaves the others alone."""
-    problems: dict[tuple[str, ...], list[int]] = {}
-    for place, row in enumerate(rows):
-        if row is not None:
-            problems.setdefault((row.prompt, row.test, row.entry_point), []).append(place)
-    broken: list[str] = []
-    for places in problems.values():
-        try:
-            for place, verdict in zip(places, grade_programs([rows[p] for p in places], **limits), strict=True):
-                graded[place] = verdict
-        except verifier.BrokenTestsError as error:
-            name = task_id[places[0]] if task_id is not None else None
-            broken.append(f"{name}: {error}" if name else str(error))
-    if len(broken) == len(problems) and None not in rows:
-        raise BrokenTestsError(broken[0])
-    for message in broken:
+def _report_broken_problems(results: Sequence[Verdict | None], names: Sequence[str | None]) -> None:
+    """Warn of each problem that cannot be graded. Raise BrokenTestsError if there is nothing else in the batch."""
+    broken = {
+        name: f"The problem {name} cannot be graded: {verdict.message}."
+        for name, verdict in zip(names, results, strict=True)
+        if verdict is not None and verdict.outcome is Outcome.BROKEN_TESTS
+    }
+    if results and all(verdict is not None and verdict.outcome is Outcome.BROKEN_TESTS for verdict in results):
+        raise BrokenTestsError(next(iter(broken.values())))
+    for message in broken.values():
         if message not in _WARNED:
             _WARNED.add(message)
             warnings.warn(f"{message} Its completions get no reward (None).", stacklevel=4)
@@ -212,7 +196,11 @@ def _submission(
                 "with each problem's own prompt."
             )
         code_prompt = prompt
-    return Submission(extract_code(code_prompt, _text(completion), entry_point), code_prompt, test, entry_point)
+    text = _text(completion)
+    if isinstance(prompt, str) and prompt.rstrip().endswith("<think>"):
+        # The prompt opened a thought, and the completion begins inside it.
+        text = "<think>" + text
+    return Submission(extract_code(code_prompt, text, entry_point), code_prompt, test, entry_point)
 
 
 def _text(completion: object) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from helpers.problems import Problem, load_problems
 from helpers.verifier import Outcome, Submission, Verdict, close_pool, grade_programs, pool
+from helpers.verifier.verdict import Job
 from tests import attacks
 from tests.attacks import system
 
@@ -49,7 +50,7 @@ def grade_without(layers: str, items: list[Submission]) -> list[str]:
     own = pool.Pool()
     try:
         setup = pool.Setup(omit=tuple(layers.split(", ")))
-        return [result[0] for result in own.grade([pool._job(item, pool.limits_for()) for item in items], 2, setup)]
+        return [result[0] for result in own.grade([Job(item, pool.limits_for()) for item in items], 2, setup)]
     finally:
         own.close()
 

@@ -98,7 +98,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(JSON_NAMES | TEXTS, inner, max_size=2),
     max_leaves=10,
-).map(lambda tree: wire._encode(tree).encode())
+).map(lambda tree: wire.encode(tree).encode())
 BODIES = st.binary(min_size=1, max_size=60) | almost_messages() | JSON
 
 

@@ -15,10 +15,12 @@ from helpers.evaluation import (
     grade,
     paired_interval,
     pass_at_k,
+    print_progress,
     smallest_gain,
     temperature_sweep,
 )
-from helpers.problems import prompt_of
+from helpers.policy import load_policy
+from helpers.problems import Problem, prompt_of
 from helpers.profiles import profile_settings
 from helpers.rewards import GradingError
 
@@ -130,6 +132,13 @@ def test_an_interval_needs_values_per_problem(values):
         bootstrap_interval(values)
 
 
+def test_an_interval_of_what_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="1 of 3 values are NaN"):
+        bootstrap_interval([0.5, float("nan"), 1.0])
+    with pytest.raises(ValueError, match="NaN"):
+        paired_interval([0.5, 1.0], [0.5, float("nan")])
+
+
 def test_wrong_level_and_unequal_pairs_are_refused():
     with pytest.raises(ValueError, match="between 0 and 1"):
         bootstrap_interval([1, 2], level=95)
@@ -182,6 +191,15 @@ def test_a_program_that_could_not_be_graded_is_an_error_not_a_zero(monkeypatch):
         grade(PROBLEMS[:1], [["a", "b"]])
 
 
+@pytest.mark.filterwarnings("ignore:The problem broken/0 cannot be graded")
+def test_problems_that_cannot_be_graded_are_named():
+    broken = Problem(
+        **vars(PROBLEMS[0]) | {"task_id": "broken/0", "test": "def check(candidate):\n    candidate(abs, 1)\n"}
+    )
+    with pytest.raises(GradingError, match=r"could not grade 1 of 2 programs, .*: broken/0\."):
+        grade([broken, PROBLEMS[1]], [["    return 1\n"]] * 2)
+
+
 def test_no_problems_is_refused():
     with pytest.raises(ValueError, match="no problems"):
         evaluate(None, None, [], max_completion_length=9)
@@ -227,6 +245,42 @@ def test_the_smallest_gain_is_seen_four_times_in_five_and_no_gain_once_in_twenty
 def test_problems_that_never_or_always_pass_leave_no_certainty():
     gain = smallest_gain(made_up([0] * 50 + [8] * 50))
     assert gain == {"greedy": pytest.approx(3 / 100), "pass@1": pytest.approx(3 / 800)}
+
+
+def test_after_one_sample_the_smallest_gain_takes_the_largest_spread_that_fits():
+    gain = smallest_gain(made_up([1] * 30 + [0] * 70, n=1))
+    assert gain["pass@1"] == gain["greedy"] == pytest.approx(2.8 * np.sqrt(2 * 0.3 * 0.7 / 100))
+    many = smallest_gain(made_up([300] * 100, n=1000))  # the same spread, known well
+    assert gain["greedy"] == pytest.approx(many["greedy"], rel=0.01)
+    assert smallest_gain(made_up([0] * 100, n=1)) == {"greedy": pytest.approx(0.03), "pass@1": pytest.approx(0.03)}
+
+
+def test_progress_counts_all_completions_to_the_end(grader):
+    model, tokenizer = load_policy("data/tiny_coder")
+    seen = []
+    evaluate(
+        model,
+        tokenizer,
+        PROBLEMS,
+        num_samples=3,
+        progress=lambda *counts: seen.append(counts),
+        max_completion_length=1,
+        batch_size=4,
+    )
+    assert seen == [(n, 24) for n in (4, 6, 10, 14, 18, 22, 24)]
+
+
+def test_progress_is_a_line_every_ten_seconds(monkeypatch, capsys):
+    clock = iter([0.0, 9.0, 11.0, 20.0, 30.0])
+    monkeypatch.setattr(evaluation, "monotonic", lambda: next(clock))
+    progress = print_progress()
+    for done in (10, 20, 30, 60):
+        progress(done, 80)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "Evaluating: 20 of 80 completions, about 33 s left",
+        "Evaluating: 60 of 80 completions, about 10 s left",
+    ]
 
 
 def test_a_chat_model_is_asked_in_messages_and_sampled_as_the_settings_say(grader, monkeypatch):

@@ -3,11 +3,25 @@
 import gzip
 import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from helpers import problems
-from helpers.problems import FIELDS, Problem, ProblemError, load_problems, prompt_of, split_problems
+from helpers.problems import (
+    FIELDS,
+    Problem,
+    ProblemError,
+    check_solutions,
+    columns,
+    load_problems,
+    main,
+    prompt_of,
+    split_problems,
+)
+from helpers.runtime import CourseError
 
 ROW = {
     "task_id": "demo/0",
@@ -26,6 +40,7 @@ def write(path, *rows):
 def complaint(path):
     with pytest.raises(ProblemError) as caught:
         load_problems(path)
+    assert isinstance(caught.value, CourseError)
     message = str(caught.value)
     assert str(path) in message and message.endswith(".") and "\n" not in message
     return message
@@ -59,10 +74,14 @@ def test_rows_that_are_no_problems(tmp_path):
     assert "'test'" in complaint(write(path, ROW | {"test": "assert add(1, 2) == 3"}))
     assert "'task_id'" in complaint(write(path, ROW, ROW)) and "demo/0" in complaint(write(path, ROW, ROW))
     assert "no problems" in complaint(write(path, ""))
+    assert "'test'" in complaint(write(path, ROW | {"test": ROW["test"] + "# \ud800"}))
+    assert "nested" in complaint(write(path, "[" * 100_000))
 
 
 def test_files_that_cannot_be_read(tmp_path):
     complaint(tmp_path / "nowhere.jsonl")
+    complaint(Path("~no_such_user/problems.jsonl"))
+    complaint(tmp_path / "a\0b.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
     complaint(tmp_path / "folder.jsonl")
     broken = tmp_path / "broken.jsonl.gz"
@@ -74,6 +93,34 @@ def test_files_that_cannot_be_read(tmp_path):
     binary = tmp_path / "binary.jsonl"
     binary.write_bytes(b"\xff\xfe\x00")
     assert "UTF-8" in complaint(binary)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    for name, compress in (("p.jsonl", bytes), ("p.jsonl.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(compress(b"\xef\xbb\xbf" + json.dumps(ROW).encode()))
+        assert load_problems(tmp_path / name) == [Problem(**ROW)]
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "p.jsonl", ROW)
+    monkeypatch.setenv("HUMANEVAL_PATH", "~/p.jsonl")
+    assert load_problems("~/p.jsonl") == load_problems(Path("~/p.jsonl")) == load_problems("humaneval")
+
+
+@pytest.mark.parametrize("prompt", ["def add[T](a: T, b: T) -> T:\n", "async def  add (a, b):\n"])
+def test_functions_in_other_forms(tmp_path, prompt):
+    path = write(tmp_path / "p.jsonl", ROW | {"prompt": prompt})
+    if "[" in prompt and sys.version_info < (3, 12):
+        assert "'prompt'" in complaint(path)
+    else:
+        assert load_problems(path)[0].prompt == prompt
+    assert "'prompt'" in complaint(write(path, ROW | {"prompt": "def\nadd(a, b):\n"}))
+
+
+def test_columns_are_those_of_a_data_set_beside_its_prompt():
+    names = {"code_prompt": "prompt", "test": "test", "entry_point": "entry_point", "task_id": "task_id"}
+    assert columns([Problem(**ROW)] * 2) == {name: [ROW[field]] * 2 for name, field in names.items()}
 
 
 def test_gzip_is_read(tmp_path):
@@ -147,3 +194,47 @@ def test_the_humaneval_split_never_changes():
 
 
 HELD_OUT_START = ["HumanEval/1", "HumanEval/2", "HumanEval/5", "HumanEval/7"]
+
+
+# --- which problems can be used ---
+
+BROKEN = ROW | {"task_id": "demo/broken", "test": "def check(candidate):\n    assert candidate(abs, 1) == 3\n"}
+WRONG = ROW | {"task_id": "demo/wrong", "canonical_solution": "    return a - b\n"}
+WEAK = ROW | {"task_id": "demo/weak", "test": "def check(candidate):\n    assert not candidate(0, 0)\n"}
+
+
+def test_solutions_that_fail_and_tests_that_do_not_run_are_told_apart():
+    refused = check_solutions([Problem(**row) for row in (ROW, BROKEN, WRONG)])
+    assert [problem.task_id for problem, _ in refused] == ["demo/broken", "demo/wrong"]
+    assert refused[0][1].startswith("it cannot be graded: ") and refused[1][1].startswith("its own solution fails: ")
+    assert check_solutions([]) == []
+    assert check_solutions(load_problems("humaneval")) == []
+
+
+def test_the_command_says_of_each_problem_whether_it_can_be_used(tmp_path, capsys):
+    path = write(tmp_path / "p.jsonl", ROW, "{", BROKEN, "", WRONG, {"task_id": "demo/9"}, WEAK, ROW)
+    assert main([str(path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith(f"{path}, line {n}") for line, n in zip(lines, (2, 6, 8, 3, 5, 7), strict=False)] == [
+        True
+    ] * 6
+    assert "JSON" in lines[0] and "'prompt'" in lines[1] and "repeats 'demo/0'" in lines[2]
+    assert "(demo/broken): it cannot be graded: " in lines[3] and "(demo/wrong): its own solution fails: " in lines[4]
+    weak = "(demo/weak): can be used, but its tests also pass with the body: pass / return False / return 0"
+    assert weak in lines[5] and "return True" not in lines[5]
+    assert lines[6:] == ["2 of 7 can be used"]
+
+
+def test_the_command_from_outside(tmp_path):
+    command = [sys.executable, "-m", "helpers.problems"]
+    good = write(tmp_path / "p.jsonl", ROW)
+    done = subprocess.run([*command, good], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 of 1 can be used\n", "")
+    for arguments, said in (([], "usage: "), ([tmp_path / "absent.jsonl"], "could not be read")):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_loading_problems_does_not_load_the_verifier():
+    code = "import sys, helpers.problems as p; p.load_problems('tiny'); print('helpers.verifier' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -14,7 +14,6 @@ import pytest
 
 from helpers.problems import Problem, load_problems
 from helpers.verifier import (
-    BrokenTestsError,
     GradingError,
     Outcome,
     Submission,
@@ -190,7 +189,7 @@ def test_same_verdicts_on_a_busy_machine():
     tests = "def check(candidate):\n    assert candidate() == 1\n"
     batch = [*right(), *(Submission(program, "", tests, "f") for program in (half, endless))]
     quiet = grade_programs(batch, timeout=0.8)
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * len(pool._cores()))]
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * len(pool.cores()))]
     try:
         assert grade_programs(batch, timeout=0.8) == quiet
     finally:
@@ -219,22 +218,25 @@ def test_no_trace_of_one_program_reaches_the_next():
     assert outcomes(verdicts) == {"passed": 2}
 
 
-def test_without_fork_the_verdicts_are_the_same():
-    cheats = [attacks.ON_EVERY_PROBLEM[name][0] for name in ("a wrong body", "exit in the body", "a syntax error")]
-    loop = submission(HUMANEVAL[0], attacks.in_body("while True:\n    pass"))
-    batch = [*right(SOME), loop, *(submission(problem, cheat) for problem in SOME[:2] for cheat in cheats)]
-    forked = grade_programs(batch, mode="fork", timeout=0.5)
-    assert grade_programs(batch, mode="spawn", timeout=0.5) == forked
-    assert outcomes(forked)["passed"] == len(SOME)
-
-
-def test_broken_tests_are_named_and_not_scored():
-    with pytest.raises(BrokenTestsError, match="'f' cannot be graded: the tests are not Python"):
-        grade_programs([Submission("def f(): pass", "", "def check(candidate:", "f")])
-    with pytest.raises(BrokenTestsError, match="ModuleNotFoundError"):
-        grade_programs([Submission("def f(): pass", "import no_such_module", "def check(candidate): pass", "f")])
-    with pytest.raises(BrokenTestsError, match="pass a value of type function"):
-        judge_one("def f(x):\n    return 1", "assert candidate(lambda: 1) == 1")
+@pytest.mark.parametrize(
+    ("prompt", "test", "reason"),
+    [
+        ("", "def check(candidate:", "the tests are not Python"),
+        ("import no_such_module", "def check(candidate): pass", "ModuleNotFoundError"),
+        ("", "def test(candidate): pass", "KeyError: 'check'"),
+        ("", "def check(candidate):\n    assert candidate(lambda: 1) == 1", "the tests pass a value of type function"),
+        ("", "def check(candidate):\n    assert candidate(int) == 1", "the tests pass a value of type type"),
+        ("", "#" * (5 << 20), "longer than 4 MiB"),
+    ],
+)
+def test_a_problem_with_broken_tests_is_named_and_the_rest_of_the_batch_is_graded(prompt: str, test: str, reason: str):
+    """Whatever program is graded: one that crashes and one that never comes to the broken line count the same."""
+    programs = ["def f(x):\n    return 1", "def f(x):\n    raise SystemExit", "def f(x:"]
+    batch = [*right(SOME), *(Submission(program, prompt, test, "f") for program in programs), *right(SOME)]
+    verdicts = grade_programs(batch)
+    assert outcomes(verdicts[:6] + verdicts[-6:]) == {"passed": 12}
+    assert outcomes(verdicts[6:9]) == {"broken_tests": 3}
+    assert all(reason in verdict.message and not verdict.graded for verdict in verdicts[6:9])
 
 
 def test_messages_say_why():
@@ -256,13 +258,13 @@ def test_messages_say_why():
 
 def test_a_machine_that_cannot_grade_gives_none_once_and_then_says_so(monkeypatch: pytest.MonkeyPatch):
     close_pool()
-    monkeypatch.setattr(pool, "_command", lambda *args: [sys.executable, "-c", "raise SystemExit(1)"])
+    monkeypatch.setattr(pool, "command", lambda *args: [sys.executable, "-c", "raise SystemExit(1)"])
     assert grade_programs(right(SOME[:1]))[0].outcome is Outcome.INFRASTRUCTURE_FAILED
     with pytest.raises(GradingError, match="Grading does not work here"):
         grade_programs(right(SOME[:1]))
     monkeypatch.undo()
     assert grade_programs(right(SOME[:1]))[0].passed
-    monkeypatch.setattr(pool, "_command", lambda *args: [sys.executable, "-c", "raise SystemExit(1)"])
+    monkeypatch.setattr(pool, "command", lambda *args: [sys.executable, "-c", "raise SystemExit(1)"])
     close_pool()
     assert grade_programs(right(SOME[:1]))[0].outcome is Outcome.INFRASTRUCTURE_FAILED
     monkeypatch.undo()
@@ -274,35 +276,30 @@ def test_wrong_settings_are_named():
     for settings in ({"timeout": 0}, {"timeout": float("nan")}, {"memory": -1}, {"memory": 1 << 70}, {"workers": 0}):
         with pytest.raises(ValueError, match="must be positive"):
             grade_programs(right(SOME), **settings)
-    with pytest.raises(ValueError, match="'fork' or 'spawn'"):
-        grade_programs(right(SOME), mode="thread")
     with pytest.raises(ValueError, match="no module named 'no_such_module'"):
         grade_programs(right(SOME), modules=("no_such_module",))
-    with pytest.raises(BrokenTestsError, match="longer than 2 MiB"):
-        grade_programs([Submission("", "", "#" * (3 << 20), "f")])
 
 
-@pytest.mark.parametrize("mode", ["fork", "spawn"])
-def test_numpy_is_there_where_it_is_asked_for(mode: str):
+def test_numpy_is_there_if_it_is_asked_for():
     program = "import numpy as np\ndef f(x):\n    return np.{}\n"
     parts = {"arange(x).sum()": 6, "fft.fft([x])[0].real": 4, "linalg.det(np.eye(x))": 1, "random.rand() < 1": True}
     test = "def check(candidate):\n    assert candidate(4) == {}\n"
     batch = [Submission(program.format(part), "", test.format(value), "f") for part, value in parts.items()]
-    assert outcomes(grade_programs(batch, modules=("numpy",), mode=mode)) == {"passed": len(parts)}
+    assert outcomes(grade_programs(batch, modules=("numpy",))) == {"passed": len(parts)}
     chance = Submission(program.format("random.rand()"), "", "def check(c):\n    assert c(1) == 2, c(1)\n", "f")
-    first = grade_programs([chance], modules=("numpy",), mode=mode)
-    assert grade_programs([chance], modules=("numpy",), mode=mode) == first
+    first = grade_programs([chance], modules=("numpy",))
+    assert grade_programs([chance], modules=("numpy",)) == first
     assert outcomes(grade_programs(batch)) == {"error": len(parts)}
 
 
 def test_ranks_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 4, 5, 6}, raising=False)
-    assert pool._cores() == [0, 2, 4, 5, 6]
+    assert pool.cores() == [0, 2, 4, 5, 6]
     for ranks, shares in ((2, [[0, 2], [4, 5]]), (8, [[0], [2], [4], [5], [6], [0]])):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
         for rank, cores in enumerate(shares):
             monkeypatch.setenv("LOCAL_RANK", str(rank))
-            assert pool._cores() == cores
+            assert pool.cores() == cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no such thing here")
@@ -412,7 +409,6 @@ def test_no_thread_descriptor_or_file_is_left():
         grade()
         before = here()
         grade()
-        grade(mode="spawn")
         print(here() == before)
         os.rmdir(os.getcwd())
     """

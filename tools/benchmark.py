@@ -38,7 +38,7 @@ MAX_SECONDS = 60.0
 ENOUGH_SECONDS = 10.0  # of one measurement
 MAX_PYTEST = 16  # one to three seconds each
 COLUMNS = ("what", "workers", "programs", "measured", "programs_per_s", "ms", "process_mib", "below_mib")
-CORES = len(pool._cores())
+CORES = len(pool.cores())
 ONE_ASSERT = Problem("one/0", "", "", "def check(candidate):\n    assert candidate(21) == 42\n", "f")
 Way = Callable[[list[tuple[Problem, str]], int], int]  # problems with solutions, and workers -> how many passed
 
@@ -198,7 +198,7 @@ def nursery_costs() -> dict:
     """Milliseconds of a bare fork and wait, of one with all layers, and of each layer, where a nursery does them."""
     script = Path(__file__).with_name("nursery_costs.py")
     command = [sys.executable, *pool.PYTHON_FLAGS, str(script)]
-    return json.loads(subprocess.run(command, env=pool._environment(), capture_output=True, check=True).stdout)
+    return json.loads(subprocess.run(command, env=pool.environment(), capture_output=True, check=True).stdout)
 
 
 def rows_of(way: str, programs: Sequence[int], workers: int, one_assert: bool = False) -> list[tuple]:

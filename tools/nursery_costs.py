@@ -36,7 +36,7 @@ def fork_and_wait(child: Callable[[], object]) -> float:
     return 1000 * sorted(spent)[FORKS // 2]
 
 
-def layer_costs(cage: isolation.Cage) -> dict[str, float]:
+def layer_costs(cage: isolation.Confinement) -> dict[str, float]:
     """Milliseconds that each layer takes in a player, the medians of FORKS players."""
     layers = [layer for layer in isolation.PLAYER_LAYERS if cage.states[layer.name].on]
     shared, times = mmap.mmap(-1, 4096), struct.Struct(f"{len(layers) + 1}d")
@@ -66,8 +66,8 @@ def layer_costs(cage: isolation.Cage) -> dict[str, float]:
 def main() -> None:
     """Be a nursery as far as it goes, without a judge."""
     printed = os.dup(1)
-    os.dup2(1, isolation.ONLY_FD)  # what a nursery has open there
-    cage = isolation.Cage()
+    os.dup2(1, isolation.SOCKET_FD)  # what a nursery has open there
+    cage = isolation.Confinement()
     nursery.prepare(cage, ())
     cage.enter()
     gc.collect()

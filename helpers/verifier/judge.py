@@ -1,15 +1,17 @@
 """The judge: holds a problem's prompt and tests, and decides. It never runs a line of the program under test.
 
-Started as a script in a new interpreter, the pool at the other end of stdin and the nursery at that of stdout. For each
-submission it has the nursery start a player, and runs `check(candidate)` here, where `candidate` is a proxy: it sends
-the arguments to the player as plain data and rebuilds plain data from the answer. What is compared is therefore always
-a value made here, and only `check` coming to its end here is a pass.
+The pool starts it as a script in a new interpreter. The pool is at the other end of its stdin, the nursery at the other
+end of its stdout. For each submission the judge asks the nursery for a player and runs `check(candidate)` itself.
+`candidate` is a proxy: it sends the arguments to the player as data, and rebuilds the answer from data. So the tests
+only ever compare values that were made here, and a program passes only if `check` comes to its end here.
+
+This module is longer than 200 lines because the whole exchange with a program is judged in one place.
 """
 
-import builtins
 import functools
 import gc
 import hashlib
+import importlib
 import os
 import random
 import resource
@@ -22,95 +24,180 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # the interpreter runs with -P
+# The interpreter runs with -P, so this folder is not on its path.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import isolation  # noqa: E402
 import tally  # noqa: E402
 import wire  # noqa: E402
-from verdict import BROKEN_TESTS, ENDLESS_TESTS, Limits, Outcome, Result  # noqa: E402
+from verdict import ENDLESS_TESTS, KILLED, Job, Limits, Outcome, Result, Submission  # noqa: E402
 
 del sys.path[0]
 
-OWN_MEMORY = 2 << 30  # bytes, against what tests make of a returned value
-OWN_CPU = 1.0  # seconds that the tests themselves may use, beyond what the program may
-LOOK_EVERY = 0.1  # seconds between two looks at the clocks, at most
+# Bytes for the judge itself, in case tests build something huge from a returned value.
+OWN_MEMORY = 2 << 30
+# Seconds of processor time for the tests themselves, in addition to the program's own.
+OWN_CPU = 1.0
+# The judge wakes at least this often, in seconds, to look at the player's clocks.
+LOOK_EVERY = 0.1
+# Seconds that a program may sleep. One that waits for the processor is not asleep.
+MAX_SLEEP = 2.0
+# Only something outside sends these signals to a player. (Without seccomp the program itself could, but a player that
+# is killed again and again does not pass either.)
+OUTSIDE_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM, signal.SIGALRM}
 TESTS_FILE = "<tests>"
-# A program may raise built-in exceptions into the tests, by name, but StopIteration: raised within
-# `all(map(candidate, ...))` it would end the comparison early, as if it had held. The last two take more than a text.
-NOT_RAISABLE = (StopIteration, StopAsyncIteration, ExceptionGroup, UnicodeError)
 
 
 class Stop(BaseException):
-    """Grading is over with this outcome. Not an Exception: tests that catch exceptions must not catch it."""
+    """Grading is over with this outcome. Not an Exception, because tests that catch exceptions must not catch it."""
 
     def __init__(self, outcome: str, message: str) -> None:
         self.outcome, self.message = str(outcome), message
 
 
 class Ended(Stop):
-    """The program is over: where each assert counts by itself, none holds from here on."""
+    """The program is over. If each assert counts by itself, the remaining ones fail."""
 
 
 class NurseryLost(BaseException):
-    """The nursery is gone, and with it the means to grade."""
+    """The nursery is gone, so nothing can be graded with it."""
 
 
-class Candidate:
-    """What the tests call in place of the function: it sends plain data out and rebuilds plain data from the answer.
+class Player:
+    """The process that runs the program: asks the nursery for it, talks to it, watches its clocks and ends it.
 
-    Has the nursery start a player, and end it on the way out. What ends grading is kept in `stopped` and raised again
-    by every later call, so that tests which swallow exceptions cannot turn it into a pass. Raises NurseryLost.
+    All methods raise NurseryLost if the nursery is gone.
     """
 
     def __init__(self, control: socket.socket, limits: Limits) -> None:
-        self.stopped: Stop | None = None
-        self.calls = 0
-        self.raised: Exception | None = None
-        self._ordering = False
+        # True while an order to the nursery is under way, which must not be cut short.
+        self.ordering = False
+        self.confined = True
         self._control, self._limits = control, limits
+        self._asked = self._looked = self._waited = self._slept = self._cpu = 0.0
 
-    def __enter__(self) -> "Candidate":
-        self._pid, descriptors = self._order(wire.START)
-        self._sock = socket.socket(fileno=descriptors[0])
-        wire.wake_every(self._sock, LOOK_EVERY)
+    def __enter__(self) -> "Player":
+        self._pid, _, self.confined, [descriptor] = self._order(wire.START)
+        self._sock = socket.socket(fileno=descriptor)
+        wire.limit_waiting(self._sock, LOOK_EVERY)
         self._channel = wire.Channel(self._sock.fileno(), self._look_at_clocks)
-        self._deadline = time.monotonic() + self._limits.wall
         return self
 
     def __exit__(self, *_: object) -> None:
         self._sock.close()
         if self._pid:
-            with suppress(OSError):  # the next order shows it
+            # If the nursery is gone, the next order raises NurseryLost.
+            with suppress(OSError):
                 self._control.sendall(wire.REQUEST.pack(wire.DROP, *self._limits))
+
+    def exchange(self, body: bytes) -> object:
+        """Send one encoded message and return the answer. Raises Ended, WireError, and EOFError or OSError."""
+        self._asked = time.monotonic()
+        self._channel.send_encoded(body)
+        return self._channel.receive()
+
+    def why_gone(self) -> Stop:
+        """Find out how the player ended, after its socket closed."""
+        pid, self._pid = self._pid, 0
+        if not pid:
+            raise NurseryLost
+        try:
+            status, used, *_ = self._order(wire.END)
+        except NurseryLost:
+            isolation.kill_player(pid)
+            raise
+        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if ended_by == wire.NOT_CONFINED:
+            raise NurseryLost
+        # The kernel also kills a program that ignores SIGXCPU, hence the look at the time that it used.
+        if ended_by == signal.SIGXCPU or ended_by and used > self._limits.cpu:
+            return Ended(Outcome.TIMEOUT, "used more processor time than it may")
+        if ended_by in OUTSIDE_SIGNALS:
+            return Stop(KILLED, f"killed from outside by signal {ended_by}")
+        return Ended(Outcome.ERROR, "the program ended its own process before the tests ended")
+
+    def _look_at_clocks(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY / 2:
+            return
+        # Count at most two ticks, so that a machine that was paused in between does not use up the program's time.
+        passed = min(now - max(self._looked, self._asked), 2 * LOOK_EVERY)
+        used, before = isolation.cpu_seconds(self._pid), self._cpu
+        self._looked, self._cpu = now, used
+        if used > self._limits.cpu:
+            raise Ended(Outcome.TIMEOUT, f"used more than {self._limits.cpu:g} s of processor time")
+        state = isolation.process_state(self._pid)
+        # A player that somebody stopped does not use its own time. Only the pool's patience ends that.
+        if state in ("T", "t"):
+            return
+        self._waited += passed
+        if state == "S" and used - before < 0.001:
+            self._slept += passed
+        if self._slept > max(MAX_SLEEP, self._limits.cpu):
+            raise Ended(Outcome.TIMEOUT, f"slept for {self._slept:.1f} s")
+        if self._waited > self._limits.wall:
+            raise Ended(Outcome.TIMEOUT, f"not done after {self._limits.wall:g} s")
+
+    def _order(self, operation: bytes) -> tuple[int, float, bool, list[int]]:
+        self.ordering = True
+        try:
+            self._control.sendall(wire.REQUEST.pack(operation, *self._limits))
+            reply, descriptors, _, _ = socket.recv_fds(self._control, wire.REPLY.size, 1)
+            return *wire.REPLY.unpack(reply), descriptors
+        except (OSError, struct.error) as error:
+            raise NurseryLost from error
+        finally:
+            self.ordering = False
+
+
+class Candidate:
+    """What the tests call in place of the function.
+
+    Whatever ends grading is kept in `stopped`, and every later call raises it again. So tests that swallow exceptions
+    cannot turn it into a pass.
+    """
+
+    def __init__(self, player: Player) -> None:
+        self.stopped: BaseException | None = None
+        self.calls = 0
+        self.raised: Exception | None = None
+        self._player = player
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         self.calls += 1
         return self.ask("call", args, kwargs)
 
-    def stop(self, reason: Stop) -> None:
-        """End grading; only the first reason counts."""
+    def stop(self, reason: BaseException) -> None:
+        """End grading. Only the first reason counts."""
         self.stopped = self.stopped or reason
         raise self.stopped
 
     def expire(self, *_: object) -> None:
-        """End grading on a signal; on the next one, where an order to the nursery must not be cut short."""
-        if not self._ordering:
+        """End grading when the timer's signal comes. During an order to the nursery, wait for the next signal."""
+        if not self._player.ordering:
             self.stop(Stop(Outcome.TIMEOUT, ENDLESS_TESTS))
 
     def ask(self, request: str, *details: object) -> object:
-        """Send one request and return the value in its answer; an answer repeats the token of its request."""
+        """Send one request and return the value in its answer. An answer repeats the token of its request."""
         if self.stopped:
             raise self.stopped
         token = os.urandom(8).hex()
         given = [*details[0], *details[1].values()] if request == "call" else []
         try:
-            self._channel.send((token, request, *details))
-            answer = self._channel.receive()
-        except wire.NotPlainError as error:
-            self.stop(Stop(BROKEN_TESTS, f"the tests pass {error}"))
+            body = wire.dumps((token, request, *details))
         except wire.WireError as error:
-            self.stop(Stop(Outcome.FAILED, f"what should cross cannot: {error}"))
+            self.stop(Stop(Outcome.BROKEN_TESTS, f"the tests pass {error}"))
+        try:
+            answer = self._player.exchange(body)
+        except wire.WireError as error:
+            self.stop(Stop(Outcome.FAILED, f"the program's answer cannot be read: {error}"))
         except (EOFError, OSError):
-            self.stop(self._why_gone())
+            try:
+                reason: BaseException = self._player.why_gone()
+            except NurseryLost as lost:
+                reason = lost
+            self.stop(reason)
+        except Stop as reason:
+            self.stop(reason)
         match answer:
             case (str(told), kind, value, dict(changed)) if told == token and _are_places(changed, given):
                 for place, state in changed.items():
@@ -130,91 +217,60 @@ class Candidate:
         self.stop_forged()
 
     def stop_forged(self) -> None:
+        """End grading of a program that wrote on the channel itself."""
         self.stop(Stop(Outcome.FAILED, "the program sent a message of its own in place of an answer"))
 
-    def _look_at_clocks(self) -> None:
-        if isolation.cpu_seconds(self._pid) > self._limits.cpu:
-            self.stop(Ended(Outcome.TIMEOUT, f"used more than {self._limits.cpu:g} s of processor time"))
-        if time.monotonic() > self._deadline:
-            self.stop(Ended(Outcome.TIMEOUT, f"not done after {self._limits.wall:g} s"))
 
-    def _why_gone(self) -> Stop:
-        status = self._end_player()
-        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        if ended_by == wire.NOT_CONFINED:
-            raise NurseryLost
-        if ended_by == signal.SIGXCPU:
-            return Ended(Outcome.TIMEOUT, "used more processor time than it may")
-        return Ended(Outcome.ERROR, "the program ended its own process before the tests ended")
-
-    def _end_player(self) -> int:
-        pid, self._pid = self._pid, 0
-        if not pid:
-            raise NurseryLost
-        try:
-            return self._order(wire.END)[0]
-        except NurseryLost:
-            isolation.kill_player(pid)
-            raise
-
-    def _order(self, operation: bytes) -> tuple[int, list[int]]:
-        self._ordering = True
-        try:
-            self._control.sendall(wire.REQUEST.pack(operation, *self._limits))
-            reply, descriptors, _, _ = socket.recv_fds(self._control, wire.REPLY.size, 1)
-            return *wire.REPLY.unpack(reply), descriptors
-        except (OSError, struct.error) as error:
-            raise NurseryLost from error
-        finally:
-            self._ordering = False
-
-
-def grade(control: socket.socket, texts: tuple[str, ...], limits: Limits, each_assert: bool) -> Result:
+def grade(control: socket.socket, job: Job) -> Result:
     """Grade one submission. Raises NurseryLost."""
-    program, prompt, test, entry_point = texts
-    seed = hashlib.sha256(program.encode("utf-8", "surrogatepass")).hexdigest()
-    random.seed(hashlib.sha256((test + seed).encode("utf-8", "surrogatepass")).hexdigest())
-    candidate = Candidate(control, limits)
-    counts = tally.Counts(lambda: candidate.calls)
+    submission, limits, each_assert = job
+    seed = hashlib.sha256(submission.program.encode("utf-8", "surrogatepass")).hexdigest()
+    random.seed(hashlib.sha256((submission.test + seed).encode("utf-8", "surrogatepass")).hexdigest())
+    counts = tally.AssertCounts(sys.exception)
+    player = Player(control, limits)
     try:
-        with candidate, _own_time_limited(limits.cpu + OWN_CPU, candidate):
+        with player, _own_time_limited(limits.cpu + OWN_CPU, candidate := Candidate(player)):
             try:
-                candidate.ask("load", program, entry_point, seed)
+                candidate.ask("load", submission.program, submission.entry_point, seed)
             except Exception as error:
                 candidate.stop(Ended(Outcome.ERROR, f"the program does not load: {_text(error)}"))
-            _run_tests(texts, candidate, counts, each_assert)
+            _run_tests(submission, candidate, counts, each_assert)
             try:
-                candidate.ask("end")  # a message that nobody asked for shows here in place of the farewell
+                # A message that nobody asked for shows up here, in place of the farewell.
+                candidate.ask("end")
             except Exception:
                 candidate.stop_forged()
         if counts.held < counts.asserts:
-            raise Ended(Outcome.FAILED, f"{counts.held} of {counts.asserts} asserts hold")
+            raise Ended(Outcome.FAILED, f"{counts.held:.3g} of {counts.asserts} asserts hold")
     except Ended as stop:
-        return stop.outcome, _one_line(stop.message), counts.held, counts.asserts
-    except Stop as stop:  # forged, or never ending: what held before counts for nothing
-        return stop.outcome, _one_line(stop.message), 0, 0
-    return str(Outcome.PASSED), "all tests passed", counts.held, counts.asserts
+        counts.end()
+        return Result(stop.outcome, _one_line(stop.message), counts.held, counts.asserts, player.confined)
+    except Stop as stop:
+        # After a forged message or endless tests, the asserts that held before count for nothing.
+        return Result(stop.outcome, _one_line(stop.message), confined=player.confined)
+    return Result(Outcome.PASSED, "all tests passed", counts.held, counts.asserts, player.confined)
 
 
 @functools.lru_cache(maxsize=256)
 def _compile_tests(prompt: str, test: str, each_assert: bool) -> tuple[types.CodeType, types.CodeType]:
-    """Compile what the problem brings. A prompt that is no Python (words to a chat model) brings no helpers."""
+    """Compile prompt and tests. A prompt that is not Python (prose for a chat model) contributes no helpers."""
     try:
         tests = compile(tally.each_assert(test) if each_assert else test, TESTS_FILE, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
-        raise Stop(BROKEN_TESTS, f"the tests are not Python: {error}") from None
-    for text in (prompt, prompt + "\n    pass\n"):  # a prompt may end with its signature
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise Stop(Outcome.BROKEN_TESTS, f"the tests are not Python: {error}") from None
+    # A prompt may end with the signature, so try it with a body as well.
+    for text in (prompt, prompt + "\n    pass\n"):
         with suppress(SyntaxError, ValueError):
             return compile(text, "<prompt>", "exec", dont_inherit=True), tests
     return compile("", "<prompt>", "exec"), tests
 
 
-def _run_tests(texts: tuple[str, ...], candidate: Candidate, counts: tally.Counts, each_assert: bool) -> None:
-    """Execute prompt and tests, with the entry point's own name bound to the proxy, and run `check` to its end.
+def _run_tests(submission: Submission, candidate: Candidate, counts: tally.AssertCounts, each_assert: bool) -> None:
+    """Run prompt and tests, with the entry point's own name bound to the proxy, and run `check` to its end.
 
-    Raises Stop for anything else, save that the asserts may fail where each is counted.
+    Raises Stop for any other ending. If each assert counts by itself, asserts may fail.
     """
-    _, prompt, test, entry_point = texts
+    _, prompt, test, entry_point = submission
     prompt_code, test_code = _compile_tests(prompt, test, each_assert)
     names = {"__name__": "tests", tally.COUNTS: counts, tally.CAUGHT: (Exception, Ended)}
     check = None
@@ -228,21 +284,23 @@ def _run_tests(texts: tuple[str, ...], candidate: Candidate, counts: tally.Count
         raise
     except BaseException as error:
         if check is None and not candidate.calls:
-            candidate.stop(Stop(BROKEN_TESTS, f"the prompt or the tests raise {_text(error)}"))
+            candidate.stop(Stop(Outcome.BROKEN_TESTS, f"the prompt or the tests raise {_text(error)}"))
         if each_assert:
-            counts.add((0, 0), False)
+            counts.fail((0, 0))
         if isinstance(error, MemoryError):
-            candidate.stop(Ended(Outcome.OUT_OF_MEMORY, "the tests ran out of memory over what it returned"))
+            candidate.stop(Ended(Outcome.OUT_OF_MEMORY, "the tests ran out of memory with the value it returned"))
         candidate.stop(Ended(Outcome.FAILED, _explain(error, candidate, test)))
-    if candidate.stopped:  # and swallowed by the tests
+    # The tests may have swallowed what ended grading.
+    if candidate.stopped:
         raise candidate.stopped
 
 
 @contextmanager
 def _own_time_limited(seconds: float, candidate: Candidate) -> Iterator[None]:
-    """Bound the tests' own processor time; where they hang in one long call, the second timer ends the judge.
+    """Limit the tests' own processor time.
 
-    The pool takes that end for a time-out, too.
+    The first timer stops them between two steps. If they hang in one long call, the second timer ends the judge, and
+    the pool takes that for a time-out too.
     """
     signal.signal(signal.SIGPROF, candidate.expire)
     signal.setitimer(signal.ITIMER_PROF, seconds, 0.5)
@@ -250,13 +308,15 @@ def _own_time_limited(seconds: float, candidate: Candidate) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)  # first, as the other's signal may still come in between
+        # Stop the deadly timer first: the other one's signal may still arrive in between.
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, signal.SIG_IGN)  # and forget the candidate, and all that it refers to
+        # The handler would keep the candidate alive, and with it everything that it refers to.
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
 
 
 def _write_back(mine: object, now: object) -> object:
-    """Give what the tests passed the state that the function left it in; in place, so far as the kinds agree."""
+    """Copy the changes that the function made to its arguments into the tests' own objects, in place if possible."""
     match mine, now:
         case list(), list():
             mine[:] = [*map(_write_back, mine, now), *now[len(mine) :]]
@@ -279,8 +339,11 @@ def _are_places(keys: dict, given: list) -> bool:
 
 
 def _exception(name: str, text: str) -> Exception:
+    import builtins
+
     kind = getattr(builtins, name, None)
-    raisable = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, NOT_RAISABLE)
+    refused = (StopIteration, StopAsyncIteration, ExceptionGroup, UnicodeError)
+    raisable = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, refused)
     return (kind if raisable else RuntimeError)(text)
 
 
@@ -298,29 +361,41 @@ def _explain(error: BaseException, candidate: Candidate, test: str) -> str:
 def _text(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}".rstrip(": ")
-    except Exception:  # an integer too long to print
+    # An integer may be too long to print, and the prompt's own exceptions have methods of their own.
+    except Exception:
         return type(error).__name__
 
 
 def _one_line(text: str) -> str:
-    """Whatever a program says, safe to print: no line breaks, terminal codes, or halves of characters."""
+    """Make text from a program safe to print: no line breaks, terminal codes, or halves of characters."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text[:500].split())[:200])
 
 
 def main() -> None:
-    with suppress(AttributeError, OSError):  # not Linux
+    """Grade what the pool sends, until the pool or the nursery is gone."""
+    isolation.expect_faults()
+    for module in sys.argv[1:]:
+        # What programs may import, tests may need in order to compare.
+        with suppress(ImportError):
+            importlib.import_module(module)
+    # Not every system has these two.
+    with suppress(AttributeError, OSError):
         isolation.hide_memory()
-    parent, control = wire.Channel(os.dup(0)), socket.socket(fileno=os.dup(1))
-    os.dup2(2, 0)
-    os.dup2(2, 1)  # what the tests print leads nowhere
-    with suppress(OSError, ValueError):  # not every system has this limit
+    with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (OWN_MEMORY, OWN_MEMORY))
-    with suppress(EOFError, OSError, NurseryLost):  # the parent sees the judge go, and starts both anew
+    parent, control = wire.Channel(os.dup(0)), socket.socket(fileno=os.dup(1))
+    # From here on, what the tests print goes to /dev/null.
+    os.dup2(2, 0)
+    os.dup2(2, 1)
+    # If the nursery is gone, exit: the pool sees that and starts both anew.
+    with suppress(EOFError, OSError, NurseryLost):
         while True:
-            texts, limits, each_assert = parent.receive()
-            parent.send(grade(control, texts, Limits(*limits), each_assert))
-            gc.collect()  # what the tests made of one program's values does not count against the next one's
-            gc.freeze()  # what is left then, modules that tests import, is not looked through each time
+            submission, limits, each_assert = parent.receive()
+            parent.send(grade(control, Job(Submission(*submission), Limits(*limits), each_assert)))
+            # What the tests made of one program's values must not count against the next one's memory. Freeze what is
+            # left, modules that tests import, so that the collector does not go through it each time.
+            gc.collect()
+            gc.freeze()
 
 
 if __name__ == "__main__":

@@ -1,111 +1,157 @@
 """The nursery: a light process that never sees a test, and starts a fresh player for each program.
 
-Started as a script in a new interpreter. A player forked from the judge would inherit the judge's memory, and a program
-that walks its own frames would find the tests there. The program itself does not pass through the nursery either: the
-player reads it from the judge, so that no program leaves a trace for the next.
+The pool starts it as a script in a new interpreter. A player forked from the judge would inherit the judge's memory,
+and a program that walks its own frames would find the tests there. Not even the program passes through the nursery: the
+player reads it from the judge, so the next player cannot find it either.
 
-    python nursery.py serve SETUP                   start players as the judge, at the other end of stdin, asks
-    python nursery.py play SETUP CPU MEMORY WALL    be one player, as mode "spawn" starts it, the judge at stdin
-    python nursery.py report SETUP                  print which layers of isolation take
+    python nursery.py serve SETUP     start players for the judge at the other end of stdin
+    python nursery.py report SETUP    print which layers of isolation work
 
-SETUP is JSON: [mode, modules to have ready beside Python's own, layers to leave out (for tests)].
+SETUP is JSON: [modules to allow next to Python's own, layers to leave out (for tests)].
 """
 
-import functools
+import ctypes
 import gc
 import importlib
 import json
 import os
 import socket
 import sys
+import time
 import types
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 from warnings import catch_warnings
 
-_register, os.register_at_fork = os.register_at_fork, lambda **_: None  # random would seed itself anew in each player
+# `random` registers a function that seeds it again after each fork. A player is seeded when it loads its program, so
+# keep `random` from registering: that saves every player the time.
+_register, os.register_at_fork = os.register_at_fork, lambda **_: None
 import random  # noqa: E402
 
 os.register_at_fork = _register
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # the interpreter runs with -P
+# The interpreter runs with -P, so this folder is not on its path.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import isolation  # noqa: E402
 import wire  # noqa: E402
 from verdict import LayerState, Limits  # noqa: E402
 
-del sys.path[0]  # nothing of ours on the path of a program under test
+# Nothing of ours stays on the path of a program under test.
+del sys.path[0]
 
-# What solutions import most is loaded once, so that no player has to; the others must come when they are asked for.
+# Programs import these most often, so they are loaded once, here.
 WARM = "bisect collections copy functools hashlib heapq itertools math operator re string typing"
+# Programs must be able to import these when they need them.
 NEEDED = (
-    "abc array ast base64 binascii calendar cmath contextlib csv dataclasses datetime decimal difflib enum fractions "
-    "inspect io json locale numbers pprint queue random statistics struct textwrap time timeit traceback types "
-    "unicodedata warnings zlib"
+    "abc array ast base64 binascii bz2 calendar cmath contextlib csv dataclasses datetime decimal difflib enum "
+    "fractions inspect io json locale lzma numbers pprint queue random sqlite3 ssl statistics struct textwrap time "
+    "timeit traceback types unicodedata warnings zlib zoneinfo"
 )
-MAX_TEXT = 10_000  # characters of an exception
+# At least one of these must work for a program to count as confined.
+WALLS = ("seccomp", "Landlock", "mount namespace")
+# Characters of an exception's text.
+MAX_TEXT = 10_000
+# Seconds to wait for a player that closed its socket to end by itself.
+EXIT_SECONDS = 0.5
 
 
-def prepare(cage: isolation.Cage, modules: Iterable[str]) -> None:
-    """Load modules, find out which layers a player takes, and make sure that it can import Python's library then.
+def prepare(confinement: isolation.Confinement, modules: Iterable[str]) -> None:
+    """Load modules, find out which layers work, and make sure that a confined player can import Python's library.
 
-    What it cannot import is loaded beforehand. Raises ImportError where that does not help either.
+    What it cannot import is loaded here in advance. Raises ImportError if that does not help either.
     """
     for name in WARM.split():
         importlib.import_module(name)
     _load_whole(modules)
     sys.path[:] = [isolation.STDLIB, f"{isolation.STDLIB}/lib-dynload"]
-    _rehearse()
+    _load_shared_libraries()
+    _warm_up()
     detail = "imported as programs ask for it"
-    if missing := [name for name in _try_player(cage) if _import(name)]:  # what is not built here does not count
-        detail = f"loaded beforehand where a program may not read it: {' '.join(missing)}"
-        if missing := set(missing).intersection(_try_player(cage)):
+    # Skip what this Python was built without.
+    if missing := [name for name in _try_player(confinement) if _import(name)]:
+        detail = f"loaded in advance, because a program cannot read it: {' '.join(missing)}"
+        if missing := set(missing).intersection(_try_player(confinement)):
             raise ImportError(f"A confined program cannot import {' '.join(sorted(missing))}.")
-    cage.states["standard library"] = LayerState(True, detail)
+    confinement.states["standard library"] = LayerState(True, detail)
 
 
 class Player(NamedTuple):
-    """A process that waits for a program, with these limits on it, and the judge's end of the socket to it."""
+    """A process that waits for a program, the judge's end of the socket to it, and its limits."""
 
     pid: int
     sock: socket.socket
     limits: Limits
 
 
-def serve(control: socket.socket, start: Callable[[int, Limits], int]) -> None:
+def serve(control: socket.socket, confinement: isolation.Confinement) -> None:
     """Hand over and end one player at a time, as the judge asks, until the judge is gone.
 
-    The next player is started while the judge is busy with the present one.
+    While the judge is busy with one player, start the next.
     """
+    confined = any(confinement.states[name].on for name in WALLS)
     pid, ready = 0, None
     while message := control.recv(wire.REQUEST.size, socket.MSG_WAITALL):
         operation, *limits = wire.REQUEST.unpack(message)
-        if operation != wire.START:
-            status, pid = _end_player(pid), 0
+        if operation == wire.START:
+            limits = Limits(*limits)
+            # A machine that is short of memory, for example, may have killed the player that waits.
+            if ready and os.waitpid(ready.pid, os.WNOHANG)[0]:
+                ready = None
+            if ready and ready.limits != limits:
+                _end_player(ready.pid)
+                ready = None
+            pid, sock, _ = ready or _start_player(confinement, limits)
+            with sock:
+                socket.send_fds(control, [wire.REPLY.pack(pid, 0.0, confined)], [sock.fileno()])
+            ready = _start_player(confinement, limits)
+        else:
+            status, used = _end_player(pid, patience=EXIT_SECONDS if operation == wire.END else 0.0)
+            pid = 0
             if operation == wire.END:
-                control.sendall(wire.REPLY.pack(status))
-            continue
-        if ready and os.waitpid(ready.pid, os.WNOHANG)[0]:  # killed, by a machine short of memory, say
-            ready = None
-        if ready and ready.limits != Limits(*limits):
-            ready = _end_player(ready.pid) and None
-        pid, sock, limits = ready or _start_player(start, Limits(*limits))
-        with sock:
-            socket.send_fds(control, [wire.REPLY.pack(pid)], [sock.fileno()])
-        ready = _start_player(start, limits)
+                control.sendall(wire.REPLY.pack(status, used, confined))
     for left in filter(None, (pid, ready and ready.pid)):
         _end_player(left)
 
 
-def _start_player(start: Callable[[int, Limits], int], limits: Limits) -> Player:
-    judges, theirs = socket.socketpair()
-    with theirs:
-        return Player(start(theirs.fileno(), limits), judges, limits)
+def _start_player(confinement: isolation.Confinement, limits: Limits) -> Player:
+    judges_end, players_end = socket.socketpair()
+    pid = os.fork()
+    if pid:
+        players_end.close()
+        return Player(pid, judges_end, limits)
+    try:
+        isolation.keep_only_socket(players_end.fileno())
+        confinement.confine_player(limits)
+    except BaseException:
+        os.kill(os.getpid(), wire.NOT_CONFINED)
+    try:
+        answer_requests(isolation.SOCKET_FD)
+    finally:
+        os._exit(0)
 
 
-def _rehearse() -> None:
-    """Do here, once, what each player does first: it then shares memory that is in place, a third of its time."""
+def _end_player(pid: int, patience: float = 0.0) -> tuple[int, float]:
+    """Kill the player and everything in its group. Returns how it ended by itself, and its processor time.
+
+    A socket closes a moment before its process is gone, so wait that long to see what ended it. The status is 0 if it
+    had not ended by itself.
+    """
+    deadline = time.monotonic() + patience
+    while not (over := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    isolation.kill_player(pid)
+    _, status, usage = os.wait4(pid, 0)
+    return status if over else 0, usage.ru_utime + usage.ru_stime
+
+
+def _warm_up() -> None:
+    """Exchange a few messages as a player does, so that players share the pages it touches.
+
+    This saves a third of a player's time.
+    """
     ours, theirs = socket.socketpair()
-    if not os.fork():  # in the judge's place
+    # The child stands in for the judge.
+    if not os.fork():
         ours.close()
         channel = wire.Channel(theirs.fileno())
         program = "import math\nfrom typing import List\ndef f(xs: List[int]) -> int:\n    return sum(x for x in xs)\n"
@@ -115,37 +161,61 @@ def _rehearse() -> None:
         os._exit(0)
     theirs.close()
     with ours, suppress(EOFError):
-        _answer_calls(ours.fileno())
+        answer_requests(ours.fileno())
     os.wait()
     del sys.modules["solution"]
 
 
-def _try_player(cage: isolation.Cage) -> list[str]:
-    """In a process of its own, put every layer on; keep which ones took, and return what cannot be imported then."""
+def _try_player(confinement: isolation.Confinement) -> list[str]:
+    """Apply every layer to a trial player, keep the ones that work, and return what it then cannot import."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if not pid:
-        isolation.take_only(theirs.fileno())
-        cage.enter()
-        cage.try_on()
+        isolation.keep_only_socket(theirs.fileno())
+        confinement.confine_nursery()
+        confinement.try_player_layers()
         missing = [name for name in NEEDED.split() if not _import(name)]
-        wire.Channel(isolation.ONLY_FD).send((cage.states, missing))
+        wire.Channel(isolation.SOCKET_FD).send((confinement.states, missing))
         os._exit(0)
     theirs.close()
     with ours:
         states, missing = wire.Channel(ours.fileno()).receive()
     os.waitpid(pid, 0)
-    cage.keep({name: LayerState(*state) for name, state in states.items()})
+    confinement.use_working({name: LayerState(*state) for name, state in states.items()})
     return missing
 
 
 def _load_whole(modules: Iterable[str]) -> None:
-    """Load modules, and the parts that they load when first asked for: a program may not read them from the disk."""
+    """Load modules and the parts that they load lazily: a program cannot read those from the disk."""
     for name in modules:
         module = importlib.import_module(name)
         for part in dir(module):
             with suppress(Exception), catch_warnings(action="ignore"):
                 getattr(module, part)
+
+
+def _load_shared_libraries() -> None:
+    """Load the shared libraries outside STDLIB that NEEDED modules are linked with, such as libssl.
+
+    A player cannot read them from the disk. A child imports the modules, so that the nursery stays small and every fork
+    fast.
+    """
+    ours, theirs = socket.socketpair()
+    if not os.fork():
+        ours.close()
+        for name in NEEDED.split():
+            _import(name)
+        found = []
+        with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+            found = [line.split(maxsplit=5)[-1].strip() for line in file if ".so" in line]
+        wire.Channel(theirs.fileno()).send([path for path in dict.fromkeys(found) if isolation.STDLIB not in path])
+        os._exit(0)
+    theirs.close()
+    with ours:
+        for path in wire.Channel(ours.fileno()).receive():
+            with suppress(OSError):
+                ctypes.CDLL(path)
+    os.wait()
 
 
 def _import(name: str) -> bool:
@@ -155,38 +225,10 @@ def _import(name: str) -> bool:
         return False
 
 
-def _fork_player(cage: isolation.Cage, fd: int, limits: Limits) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        isolation.take_only(fd)
-        cage.confine(limits)
-    except BaseException:
-        os.kill(os.getpid(), wire.NOT_CONFINED)
-    try:
-        _answer_calls(isolation.ONLY_FD)
-    finally:
-        os._exit(0)
+def answer_requests(fd: int) -> None:
+    """Be a player: load a program and call its function as asked. Each answer repeats the token of its request.
 
-
-def _spawn_player(fd: int, limits: Limits) -> int:
-    import subprocess  # not in a nursery that forks: the less it holds, the faster
-
-    command = [*sys.orig_argv[:-2], "play", sys.argv[2], *map(str, limits)]  # as the nursery was started
-    return subprocess.Popen(command, stdin=fd).pid
-
-
-def _end_player(pid: int) -> int:
-    """Kill the player and everything in its group; return how it ended, as os.waitpid does."""
-    isolation.kill_player(pid)
-    return os.waitpid(pid, 0)[1]
-
-
-def _answer_calls(fd: int) -> None:
-    """Load a program and call its function, as asked, and answer with the token of the request.
-
-    An answer brings the arguments that the function changed along.
+    An answer also carries the arguments that the function changed.
     """
     channel, function = wire.Channel(fd), None
     while True:
@@ -207,13 +249,14 @@ def _answer_calls(fd: int) -> None:
             raise
         except MemoryError:
             channel.send((token, "stopped", "MemoryError", {}))
-        except BaseException as error:  # also of a subclass whose own methods fail on the way
+        # An object of the program's own classes can raise anything while it is encoded.
+        except BaseException as error:
             reason = str(error) if isinstance(error, wire.WireError) else "a value that fails"
             channel.send((token, "unfit", f"returned {reason}", {}))
 
 
 def _guard(function: Callable, /, *args: object, **kwargs: object) -> tuple[str, object]:
-    """Call untrusted code: ("value", v), ("raised", (type, text)), or ("stopped", type) for what ends a process."""
+    """Call untrusted code. Returns ("value", v), ("raised", (type, text)), or ("stopped", type) for a process's end."""
     try:
         return "value", function(*args, **kwargs)
     except BaseException as error:
@@ -222,7 +265,8 @@ def _guard(function: Callable, /, *args: object, **kwargs: object) -> tuple[str,
             return "stopped", name
         try:
             return "raised", (name, str.__str__(str(error))[:MAX_TEXT])
-        except BaseException:  # its own __str__ is untrusted too
+        # Its own __str__ is untrusted too.
+        except BaseException:
             return "raised", (name, "")
 
 
@@ -231,7 +275,8 @@ def _load(program: str, entry_point: str, seed: str) -> object:
     random.seed(seed)
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed(int(seed[:8], 16))
-    module = types.ModuleType("solution")  # not __main__: a block under `if __name__ == "__main__"` does not run
+    # The module is not called __main__, so a block under `if __name__ == "__main__"` does not run.
+    module = types.ModuleType("solution")
     sys.modules["solution"] = module
     exec(compile(program, "<program>", "exec"), module.__dict__)
     function = module.__dict__.get(entry_point)
@@ -241,30 +286,23 @@ def _load(program: str, entry_point: str, seed: str) -> object:
 
 
 def main() -> None:
-    command, setup, *limits = sys.argv[1:]
-    mode, modules, omit = json.loads(setup)
-    cage = isolation.Cage(omit)
+    """Serve a judge, or print the report."""
+    command, setup = sys.argv[1:]
+    modules, omit = json.loads(setup)
+    isolation.expect_faults()
+    confinement = isolation.Confinement(omit)
     if command == "report":
-        prepare(cage, modules)
-        print(json.dumps({**isolation.ALWAYS, **cage.states}))
+        prepare(confinement, modules)
+        print(json.dumps({**isolation.ALWAYS, **confinement.states}))
         return
-    isolation.take_only(0)
-    if command == "play":
-        for name in NEEDED.split():
-            _import(name)
-        _load_whole(modules)
-        cage.limits = Limits(float(limits[0]), int(limits[1]), float(limits[2]))
-        cage.enter()
-        cage.try_on()
-        _answer_calls(isolation.ONLY_FD)
-    start: Callable = _spawn_player
-    if mode == "fork":
-        prepare(cage, modules)
-        cage.enter()
-        start = functools.partial(_fork_player, cage)
-        gc.collect()
-        gc.freeze()  # keeps the collector of a player from touching, and so copying, what it shares with the nursery
-    serve(socket.socket(fileno=isolation.ONLY_FD), start)
+    isolation.keep_only_socket(0)
+    prepare(confinement, modules)
+    isolation.read_library()
+    confinement.confine_nursery()
+    # The collector of a player must not touch what it shares with the nursery: each page it touches is copied.
+    gc.collect()
+    gc.freeze()
+    serve(socket.socket(fileno=isolation.SOCKET_FD), confinement)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,77 @@
-"""Judge each assert by itself: rewrite tests so that they count the asserts that hold, and go on behind the others.
+"""Judge each assert by itself: rewrite tests so that they continue after an assert that fails, and count.
 
-An assert that fails or raises counts as failed. In `check`, so does any other statement that raises, save an
-assignment: its variables are unbound, so that the asserts which need them fail, and none holds on an old value. What
-stands in `try` or `with` is one statement, as an exception may be expected there.
+    def check(candidate):                          def check(candidate):
+        x = candidate(1)                               try:
+        assert x == 2                                      x = candidate(1)
+                                                       except CAUGHT:
+                               becomes                     counts.lose(); x = None; del x
+                                                       try:
+                                                           assert x == 2
+                                                       except CAUGHT:
+                                                           counts.add((3, 4), False)
+                                                       else:
+                                                           counts.add((3, 4), True)
 
-An assert in a loop counts again each time the function was called meanwhile. Without a call it stays one assert, which
-holds if it held each time: else a program that returns a long list, tested item by item, would outweigh its failures.
+- An assert counts once, by the fraction of its executions that held. So a long answer that is checked item by item
+  cannot outweigh the asserts that fail.
+- An assert in a helper function counts too, and then fails as usual, so that the helper never returns as if it held.
+- Any other statement of `check` that raises counts as a failed assert, unless the failure was already counted inside.
+- An assignment that raises unbinds its variables. The asserts that need them then fail instead of holding on old values.
+- An assert without any names, such as `assert True`, counts only when it fails.
+- The body of a `try` or `with` stays one statement, because an exception may be expected there.
 """
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-COUNTS, CAUGHT = "__counts__", "__caught__"  # what the rewritten tests expect among their names
-BINDING = (ast.Assign, ast.AugAssign, ast.AnnAssign)
-HOLDING_OTHERS = (ast.For, ast.While, ast.If, ast.Match)
+# Names that the rewritten tests expect to find: an AssertCounts, and the exceptions after which they continue.
+COUNTS, CAUGHT = "__counts__", "__caught__"
+ASSIGNMENTS = (ast.Assign, ast.AugAssign, ast.AnnAssign)
+COMPOUND = (ast.For, ast.While, ast.If, ast.Match)
 EXPECTING = (ast.With, ast.Try, ast.TryStar)
+Place = tuple[int, int]
 
 
-class Counts:
-    """Which asserts held, and how many assignments were lost to an exception. `calls` counts those of the function."""
+class AssertCounts:
+    """How often each assert ran and held. `current_error` returns the exception that is being handled."""
 
-    def __init__(self, calls: Callable[[], int]) -> None:
-        self.lost = 0
-        self._calls, self._results = calls, {}
+    def __init__(self, current_error: Callable[[], BaseException | None]) -> None:
+        self._current_error = current_error
+        self._runs: dict[Place, list[bool]] = {}
+        self._counted: BaseException | None = None
+        self._lost = False
 
-    def add(self, place: tuple[int, int], holds: bool) -> None:
-        """Count the assert that stands there in the tests."""
-        key = place, self._calls()
-        self._results[key] = holds and self._results.get(key, True)
+    def add(self, place: Place, held: bool) -> None:
+        """Count one execution of the assert at this place."""
+        self._runs.setdefault(place, []).append(held)
+        if not held:
+            self._counted = self._current_error()
+
+    def fail(self, place: Place) -> None:
+        """Count a statement that raised, unless an assert inside it raised and was counted."""
+        error = self._current_error()
+        if error is None or error is not self._counted:
+            self.add(place, False)
+
+    def lose(self, names: dict[str, object], *variables: str) -> None:
+        """Note that an assignment raised, and remove these variables from the tests' own global ones."""
+        self._lost = True
+        for name in variables:
+            names.pop(name, None)
+
+    def end(self) -> None:
+        """Note that the program did not last until the tests ended, so that not everything can have held."""
+        self._lost = True
 
     @property
-    def held(self) -> int:
-        """Those that held."""
-        return sum(self._results.values())
+    def held(self) -> float:
+        """The asserts that held, each by the fraction of its executions."""
+        return sum(sum(runs) / len(runs) for runs in self._runs.values())
 
     @property
     def asserts(self) -> int:
-        """All that were executed; a loss that no assert noticed counts as one of them."""
-        return len(self._results) + (self.held == len(self._results) and self.lost > 0)
+        """The asserts that ran. If all of them held but something else was lost, that counts as one that failed."""
+        return len(self._runs) + (self._lost and all(map(all, self._runs.values())))
 
 
 def each_assert(test: str) -> ast.Module:
@@ -46,36 +80,81 @@ def each_assert(test: str) -> ast.Module:
 
 
 class _EachAssert(ast.NodeTransformer):
+    # Which function we are in. `locals` holds the names that it assigns.
     in_check = expecting = False
+    locals: frozenset[str] = frozenset()
 
     def visit(self, node: ast.AST) -> ast.AST | list[ast.AST]:
-        outside = self.in_check, self.expecting
-        if isinstance(node, ast.FunctionDef):
-            self.in_check, self.expecting = node.name == "check", False
+        outside = self.in_check, self.expecting, self.locals
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            self.in_check, self.expecting, self.locals = node.name == "check", False, _local_names(node)
         self.expecting |= isinstance(node, EXPECTING)
+        # Visit the children first: statements inside a loop get their own handlers.
         self.generic_visit(node)
-        self.in_check, self.expecting = outside
+        expecting, in_check, local = self.expecting, self.in_check, self.locals
+        self.in_check, self.expecting, self.locals = outside
         if isinstance(node, ast.Assert):
-            holds = _count(node, True)
-            return [node, holds] if self.expecting else _attempt(node, [_count(node, False)], [holds])
-        if self.expecting or not self.in_check:
+            return _counted_assert(node, swallow=in_check and not expecting)
+        if expecting and not (isinstance(node, EXPECTING) and not self.expecting) or not in_check:
             return node
-        if isinstance(node, BINDING):
-            return _attempt(node, [*ast.parse(f"{COUNTS}.lost += 1").body, *_unbind(node)])
-        if isinstance(node, (ast.Expr, *HOLDING_OTHERS, *EXPECTING)):
-            return _attempt(node, [_count(node, False)])
+        if isinstance(node, ASSIGNMENTS):
+            return _attempt(node, _unbind(_assigned(node), local))
+        if isinstance(node, (ast.Expr, *COMPOUND, *EXPECTING)):
+            return _attempt(node, [*_unbind(_receivers(node), local)[1:], _call("fail", _place(node))])
         return node
 
 
-def _attempt(statement: ast.stmt, failing: list[ast.stmt], holding: list[ast.stmt] = ()) -> ast.Try:
-    handler = ast.ExceptHandler(ast.Name(CAUGHT, ast.Load()), None, failing)
-    return ast.copy_location(ast.Try([statement], [handler], list(holding), []), statement)
+def _counted_assert(node: ast.Assert, swallow: bool) -> ast.stmt:
+    failed = [_call("add", _place(node), "False"), *([] if swallow else [ast.Raise()])]
+    named = any(isinstance(part, ast.Name) for part in ast.walk(node.test))
+    return _attempt(node, failed, [_call("add", _place(node), "True")] if named else [])
 
 
-def _count(node: ast.stmt, holds: bool) -> ast.stmt:
-    return ast.parse(f"{COUNTS}.add(({node.lineno}, {node.col_offset}), {holds})").body[0]
+def _attempt(statement: ast.stmt, failed: list[ast.stmt], held: list[ast.stmt] = ()) -> ast.Try:
+    handler = ast.ExceptHandler(ast.Name(CAUGHT, ast.Load()), None, failed)
+    return ast.copy_location(ast.Try([statement], [handler], list(held), []), statement)
 
 
-def _unbind(statement: ast.stmt) -> list[ast.stmt]:
-    stored = [n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-    return ast.parse("\n".join(f"{name} = None; del {name}" for name in stored)).body
+def _call(method: str, *arguments: str) -> ast.stmt:
+    return ast.parse(f"{COUNTS}.{method}({', '.join(arguments)})").body[0]
+
+
+def _place(node: ast.stmt) -> str:
+    return f"({node.lineno}, {node.col_offset})"
+
+
+def _local_names(function: ast.AST) -> frozenset[str]:
+    stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+    return frozenset(stored.union(n.arg for n in ast.walk(function.args) if isinstance(n, ast.arg)))
+
+
+def _assigned(statement: ast.stmt) -> Iterator[str]:
+    """Names that an assignment binds; for `seen["a"] = ...` and `seen.a = ...` the name of the object it changes."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    for node in (node for target in targets for node in ast.walk(target)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield from _base(node)
+
+
+def _receivers(statement: ast.stmt) -> Iterator[str]:
+    """The name of the object that `seen.append(...)` would have changed."""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        if isinstance(statement.value.func, ast.Attribute):
+            yield from _base(statement.value.func)
+
+
+def _base(node: ast.expr) -> Iterator[str]:
+    while isinstance(node, ast.Subscript | ast.Attribute):
+        node = node.value
+    if isinstance(node, ast.Name):
+        yield node.id
+
+
+def _unbind(names: Iterator[str], local: frozenset[str]) -> list[ast.stmt]:
+    """Note the loss and unbind the names. `del` on its own would raise if a name is not bound yet."""
+    found = sorted(set(names))
+    globals_ = ", ".join(["globals()", *(repr(name) for name in found if name not in local)])
+    lines = [f"{COUNTS}.lose({globals_})", *(f"{name} = None; del {name}" for name in found if name in local)]
+    return [statement for line in lines for statement in ast.parse(line).body]

@@ -3,20 +3,25 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-BROKEN_TESTS = "broken tests"  # what the judge says of a problem, not of a program; raised as BrokenTestsError
-ENDLESS_TESTS = "the tests did not come to an end with what it returned"
-Result = tuple[str, str, int, int]  # outcome, message, asserts that held, asserts in all
+# What the judge reports if something outside killed the player. The pool grades such a program again.
+KILLED = "killed"
+ENDLESS_TESTS = "the tests did not come to an end with the value it returned"
 
 
 class Outcome(StrEnum):
-    """How grading one program ended; only PASSED earns reward, and only INFRASTRUCTURE_FAILED says nothing about it."""
+    """How grading one program ended. Only PASSED earns a reward; the last two say nothing about the program."""
 
     PASSED = "passed"
-    FAILED = "failed"  # the tests did not hold
-    ERROR = "error"  # the program does not load, ended itself, or broke what graded it
+    # An assertion failed, or the program returned something that cannot be graded.
+    FAILED = "failed"
+    # The program does not load, ended its own process, or broke the processes that graded it.
+    ERROR = "error"
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
-    INFRASTRUCTURE_FAILED = "infrastructure_failed"  # a known good program cannot be graded here either
+    # The problem's own prompt or tests do not work, whatever program is graded.
+    BROKEN_TESTS = "broken_tests"
+    # A program that is known to be correct cannot be graded here either.
+    INFRASTRUCTURE_FAILED = "infrastructure_failed"
 
 
 class Submission(NamedTuple):
@@ -29,11 +34,15 @@ class Submission(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How grading ended, one line that says why, and, where each assert was judged by itself, how many held of all."""
+    """How grading ended, and one line that says why.
+
+    If each assert was judged by itself, `asserts` is how many assert statements ran, and `held` is how many of them
+    held: one that ran several times adds the fraction of the times that it held.
+    """
 
     outcome: Outcome
     message: str
-    held: int = 0
+    held: float = 0
     asserts: int = 0
 
     @property
@@ -42,8 +51,13 @@ class Verdict(NamedTuple):
         return self.outcome is Outcome.PASSED
 
     @property
+    def graded(self) -> bool:
+        """Whether this says anything about the program: False if the fault is the problem's or the machine's."""
+        return self.outcome not in (Outcome.BROKEN_TESTS, Outcome.INFRASTRUCTURE_FAILED)
+
+    @property
     def share(self) -> float:
-        """The share of the asserts that held; of none, whether the tests passed."""
+        """The fraction of the asserts that held. Without asserts it is 1.0 if the tests passed, else 0.0."""
         return self.held / self.asserts if self.asserts else float(self.passed)
 
 
@@ -55,6 +69,27 @@ class Limits(NamedTuple):
     wall: float
 
 
+class Job(NamedTuple):
+    """What the judge receives: a submission, its limits, and whether each assert counts by itself."""
+
+    submission: Submission
+    limits: Limits
+    each_assert: bool = False
+
+
+class Result(NamedTuple):
+    """What the judge sends back: an Outcome or KILLED, the message, the counts, and whether the program was confined.
+
+    A program is confined if at least one layer kept it away from files and other processes.
+    """
+
+    outcome: str
+    message: str
+    held: float = 0
+    asserts: int = 0
+    confined: bool = True
+
+
 class LayerState(NamedTuple):
     """One line of the isolation report."""
 
@@ -63,7 +98,7 @@ class LayerState(NamedTuple):
 
 
 class BrokenTestsError(ValueError):
-    """A problem whose own prompt or tests do not run, whatever program is graded."""
+    """A problem's own prompt or tests do not work, whatever program is graded. For callers who need an exception."""
 
 
 class GradingError(RuntimeError):

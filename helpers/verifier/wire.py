@@ -15,10 +15,15 @@ from collections.abc import Callable
 from contextlib import suppress
 
 # Between judge and nursery
-REQUEST = struct.Struct(">cdQd")  # one of the three below, and the Limits
-REPLY = struct.Struct(">q")  # the player's process id, with one end of a socket to it; how it ended, as os.waitpid says
-START, END, DROP = b"S", b"E", b"D"  # DROP ends a player as END does, without a reply
-NOT_CONFINED = signal.SIGUSR1  # ends a player on which a layer did not take; a confined program can send no signal
+# One of the three below, and the Limits.
+REQUEST = struct.Struct(">cdQd")
+# To START: the player's process id, and one end of a socket to it. To END: its status as os.waitpid gives it, and the
+# seconds of processor time that it used. Then whether programs are confined here.
+REPLY = struct.Struct(">qd?")
+# DROP ends a player as END does, without a reply.
+START, END, DROP = b"S", b"E", b"D"
+# A player kills itself with this signal if a layer fails on it. A confined program can send no signal.
+NOT_CONFINED = signal.SIGUSR1
 # Between judge and player
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 100
@@ -31,8 +36,8 @@ SEQUENCES = {"tuple": tuple, "set": set, "frozenset": frozenset}
 PLAIN_BASES: dict[type, Callable] = {int: int.__int__, float: float.__float__, str: str.__str__, list: list} | {
     kind: kind for kind in (tuple, dict, set, frozenset, bytes, complex)
 }
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_decode = json.JSONDecoder().scan_once  # what `json.loads` calls, without its search for white space
+encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+decode = json.JSONDecoder().scan_once  # what `json.loads` calls, without its search for white space
 
 
 class WireError(ValueError):
@@ -45,7 +50,7 @@ class NotPlainError(WireError):
 
 def dumps(value: object) -> bytes:
     """Encode plain data. Raises NotPlainError for other types, WireError beyond MAX_DEPTH or MAX_BYTES."""
-    body = _encode(_pack(value, MAX_DEPTH)).encode("ascii")
+    body = encode(_pack(value, MAX_DEPTH)).encode("ascii")
     if len(body) > MAX_BYTES:
         raise WireError(f"a value of more than {MAX_BYTES >> 20} MiB")
     return body
@@ -55,7 +60,7 @@ def loads(body: bytes) -> object:
     """Rebuild plain data from bytes of unknown origin. Raises WireError for whatever `dumps` does not write."""
     try:
         text = body.decode("ascii")
-        tree, end = _decode(text, 0)
+        tree, end = decode(text, 0)
         if end < len(text):
             raise WireError("a message with something behind it")
         return _unpack(tree, MAX_DEPTH)
@@ -77,11 +82,14 @@ class Channel:
         self._fd, self._wait = fd, wait
 
     def send(self, value: object) -> None:
-        """Send one message. Raises WireError for what cannot cross, OSError where nobody listens any more."""
-        body = dumps(value)
+        """Send one message. Raises WireError for a value that cannot cross, OSError if nobody listens any more."""
+        self.send_encoded(dumps(value))
+
+    def send_encoded(self, body: bytes) -> None:
+        """Send one message that `dumps` has encoded."""
         data = memoryview(HEADER.pack(len(body)) + body)
         while data:
-            with suppress(BlockingIOError):  # see wake_every
+            with suppress(BlockingIOError):  # see limit_waiting
                 data = data[os.write(self._fd, data) :]
             self._wait()
 
@@ -104,7 +112,7 @@ class Channel:
         return loads(data[HEADER.size :])
 
 
-def wake_every(sock: socket.socket, seconds: float) -> None:
+def limit_waiting(sock: socket.socket, seconds: float) -> None:
     """Let no read or write on the socket wait longer, so that a Channel's `wait` has its turn."""
     for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
         sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000)))

@@ -9,6 +9,7 @@ the midst of good programs and of things to harm, and prints what became of all 
 import ctypes
 import json
 import os
+import platform
 import resource
 import select
 import shutil
@@ -24,7 +25,8 @@ from string import Template
 from typing import NamedTuple
 
 from helpers.verifier import Submission, isolation_report
-from helpers.verifier.pool import Pool, Setup, _job, limits_for
+from helpers.verifier.pool import Pool, Setup, limits_for
+from helpers.verifier.verdict import Job
 
 ROOT = os.geteuid() == 0
 TEST = "def check(candidate):\n    assert candidate() is True\n"
@@ -32,7 +34,7 @@ GOOD = "def f():\n    return True\n"
 # What each of these layers needs beside it, to be there on its own
 REQUIRED = {"Landlock": {"no new privileges"}, "seccomp": {"no new privileges"}}
 REQUIRED |= {"process limit": {"unprivileged user"}} if ROOT else {"no capabilities": {"user namespace"}}
-REQUIRED |= {} if ROOT else {f"{kind} namespace": {"user namespace"} for kind in ("network", "IPC", "mount")}
+REQUIRED |= {} if ROOT else {f"{kind} namespace": {"user namespace"} for kind in ("network", "IPC", "UTS", "mount")}
 REACHING_OUT = [
     "mount namespace",
     "Landlock",
@@ -57,6 +59,8 @@ class Attack(NamedTuple):
     stopped_by: str
 
 
+# The number of this system call on this machine
+FUTEX = {"x86_64": 202}.get(platform.machine(), 98)
 FILES = "mount namespace, Landlock"
 WRITES = f"{FILES}, seccomp"
 OWNERS = f"mount namespace, seccomp{', unprivileged user' if ROOT else ''}"
@@ -147,6 +151,14 @@ ATTACKS = {
     ),
     "be told of its file system": Attack(LIBC + "return libc.inotify_init() > 0", "seccomp"),
     "set an alarm": Attack("import signal\nsignal.setitimer(signal.ITIMER_REAL, 1000)\nreturn True", "seccomp"),
+    "read the host's name": Attack("import os\nreturn os.uname().nodename == '$HOST'", "UTS namespace"),
+    "read the processor clock of another process": Attack(
+        "import time\nreturn time.clock_gettime((~$PID << 3) | 2) >= 0", "seccomp"
+    ),
+    "ask for the cores of another process": Attack("import os\nreturn bool(os.sched_getaffinity($PID))", "seccomp"),
+    "wake whoever waits at a shared page": Attack(
+        LIBC + "word = ctypes.c_uint32()\nreturn libc.syscall($FUTEX, ctypes.byref(word), 1, 1) == 0", "seccomp"
+    ),
     "lock memory": Attack(LIBC + "return libc.mlockall(2) == 0", "seccomp"),
     "keep keys in the kernel": Attack(LIBC + "return libc.syscall(250, 0, -3, 1) > 0", "seccomp"),
 }
@@ -212,7 +224,7 @@ class Scene:
         file.write_text("text")
         file.chmod(0o666)
         known = {"HERE": self.here, "FILE": file, "NAME": self.name, "PID": pid, "PREY": prey, "HEIR": heir}
-        return Template(body).substitute(known, TCP=tcp, UDP=udp, SHM=os.getpid())
+        return Template(body).substitute(known, TCP=tcp, UDP=udp, SHM=os.getpid(), HOST=os.uname().nodename, FUTEX=FUTEX)
 
     def state(self) -> object:
         """Everything that an attack may change."""
@@ -235,7 +247,7 @@ def grade(names: Collection[str], omit: Collection[str]) -> tuple[dict[str, str]
             body = scene.fill_in(ATTACKS[name].body)
             programs += [f"def f():\n{textwrap.indent(body, '    ')}\n", f"{GOOD}# {name}"]
         before = scene.state()
-        jobs = [_job(Submission(program, "", TEST, "f"), limits_for()) for program in programs]
+        jobs = [Job(Submission(program, "", TEST, "f"), limits_for()) for program in programs]
         outcomes = [outcome for outcome, *_ in pool.grade(jobs, 2, Setup(omit=tuple(omit)))]
         harmed = scene.state() != before
     return dict(zip(names, outcomes[::2], strict=True)), {*outcomes[1::2]} <= {"passed"}, harmed
