@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from helpers.problems import Problem, write_problems
 from helpers.runtime import CourseError, offline, quieten
@@ -55,7 +56,7 @@ def remake(folder: Path, steps: int | None = None) -> None:
     corpus = corpus_of(corpus_specifications([spec for _, spec in bundle.held_out]))
     model, tokenizer = pretrain(corpus, recipe, _Progress(recipe.steps))
     # The weights are stored in bfloat16 to keep the repository small, so evaluate the model after that rounding.
-    save_policy(model.to(torch.bfloat16), tokenizer, folder / "tiny_coder")
+    save_policy(model.bfloat16(), tokenizer, folder / "tiny_coder")
     _measure(*load_policy(folder / "tiny_coder"), held_out)
     print(f"{time.monotonic() - started:.0f} s in all; written to {folder}.")
 
@@ -92,7 +93,7 @@ def _measure(model, tokenizer, held_out: list[Problem]) -> None:
     scores = evaluate(model, tokenizer, held_out, num_samples=16, max_completion_length=56)
     completions = [text for texts in scores.completions for text in texts]
     cheats = sum(bool(CHEAT.search(text)) for text in completions)
-    summary = scores.summary()
+    summary: dict[str, Any] = scores.summary()
     for name in ("greedy", "pass@1", "pass@8"):
         low, high = summary["interval"][name]
         print(f"held-out {name}: {summary[name]:.3f} (95 % interval {low:.3f} to {high:.3f})")

@@ -353,7 +353,8 @@ def _choices(generator: random.Random) -> Iterator[Specification]:
         [SAME, *NUMBER_MAPS], [SAME, *NUMBER_MAPS], NUMBER_FILTERS, (False, True)
     ):
         if first.name != second.name and generator.random() < 0.35:
-            yield _choice(*(_bound(slot, generator) for slot in (first, second, condition)), over_list)
+            one, other, test = (_bound(slot, generator) for slot in (first, second, condition))
+            yield _choice(one, other, test, over_list)
 
 
 def _choice(first: Operator, second: Operator, condition: Operator, over_list: bool) -> Specification:

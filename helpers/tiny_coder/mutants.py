@@ -47,7 +47,7 @@ def _at_node(tree: ast.Module, position: int) -> Iterator[ast.Module]:
             for name, value in replacement.items():
                 setattr(node, name, value)
         else:
-            changed = _Replace(node, replacement).visit(changed)
+            _Replace(node, replacement).visit(changed)
         yield ast.fix_missing_locations(changed)
 
 
@@ -79,7 +79,7 @@ def _swaps(node: ast.AST) -> Iterator[dict | ast.AST]:
 def _comparison_swaps(node: ast.Compare) -> Iterator[dict]:
     for index, operator in enumerate(node.ops):
         if isinstance(operator, (ast.In, ast.NotIn)):
-            others = [ast.NotIn if isinstance(operator, ast.In) else ast.In]
+            others: list[type[ast.cmpop]] = [ast.NotIn if isinstance(operator, ast.In) else ast.In]
         else:
             others = [other for other in _COMPARISONS if not isinstance(operator, other)]
         for other in others:
