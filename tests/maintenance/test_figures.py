@@ -167,7 +167,7 @@ def test_the_file_is_small_sharp_and_keeps_its_colours():
 
 
 def test_html_has_the_picture_its_alternative_text_its_caption_and_closed_values():
-    fig = DRAWN["bars"]().describe('Bars of "a < b".', "What to see & why.", WEIGHTS)
+    fig = DRAWN["bars"]().describe('Bars of "a < b".', "What to see in <b> & why.", WEIGHTS)
     data, metadata = fig.bundle()
     assert list(data) == ["text/html", "image/png", "text/plain"]
     html = Elements(data["text/html"])
@@ -175,10 +175,10 @@ def test_html_has_the_picture_its_alternative_text_its_caption_and_closed_values
     assert image["src"] == f"data:image/png;base64,{data['image/png']}"
     assert image["alt"] == metadata["image/png"]["alt"] == 'Bars of "a < b".'
     assert (image["width"], image["height"]) == ("700", "360")
-    assert [text for _, text in html.all("figcaption")] == ["What to see & why."]
+    assert [text for _, text in html.all("figcaption")] == ["What to see in <b> & why."]
     assert [attributes for attributes, _ in html.all("details")] == [{}]
     assert html.rows() == [["", "short", "long"], ["grpo", "0.125", "0.042"], ["dapo", "0.062", "-"]]
-    assert data["text/plain"] == 'Bars of "a < b".\nWhat to see & why.'
+    assert data["text/plain"] == 'Bars of "a < b".\nWhat to see in <b> & why.'
     assert not Elements(DRAWN["rlvr"]().bundle()[0]["text/html"]).all("details"), "a drawing has no values"
 
 
@@ -292,6 +292,8 @@ def test_an_index_is_a_column_with_its_name_unless_it_only_counts_the_rows():
     frame = pd.DataFrame({"a": [1, 2]})
     assert cells(frame) == [["a"], ["1"], ["2"]]
     assert cells(frame.rename_axis("k")) == [["k", "a"], ["0", "1"], ["1", "2"]]
+    heads = Elements(figures._table_html(frame.rename_axis("k"))).all("th")
+    assert [attributes["style"].split()[-1] for attributes, _ in heads] == ["left", "right", "left", "left"]
     assert cells(frame.set_index([["x", "y"], [0.5, 0.25]])) == [["", "", "a"], ["x", "0.50", "1"], ["y", "0.25", "2"]]
     pairs = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("n", 1), ("n", 64)]))
     assert cells(pairs) == [["n 1", "n 64"], ["1", "2"]]
