@@ -32,6 +32,8 @@ INSTALLED = ("site-packages", "dist-packages")
 # The player's socket to the judge. Above stderr, no other descriptor stays open.
 SOCKET_FD = 3
 MAX_OPEN_FILES = 32
+# Seconds of processor time that the judge may grant a program for encoding large values.
+EXTRA_CPU = 8
 # UNUSED_UID plus a process id gives a user who owns no file and no other process.
 UNUSED_UID, NOBODY = 2_000_000_000, 65534
 ROOT = os.geteuid() == 0
@@ -255,7 +257,7 @@ def _mount_namespace(_: Confinement) -> None:
 
 def _limit_cpu(confinement: Confinement) -> None:
     # This limit takes whole seconds only. The judge's own clock is finer and stops the program first.
-    seconds = math.ceil(confinement.limits.cpu) + 1
+    seconds = math.ceil(confinement.limits.cpu + EXTRA_CPU) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 

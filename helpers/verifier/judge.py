@@ -21,6 +21,7 @@ import struct
 import sys
 import time
 import types
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -41,6 +42,8 @@ OWN_CPU = 1.0
 LOOK_EVERY = 0.1
 # Seconds that a program may sleep. One that waits for the processor is not asleep.
 MAX_SLEEP = 2.0
+# Seconds of processor time that program and tests each get for every byte that crosses, as values take time to encode.
+SECONDS_PER_BYTE = 5e-8
 # Only something outside sends these signals to a player. (Without seccomp the program itself could, but a player that
 # is killed again and again does not pass either.)
 OUTSIDE_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM, signal.SIGALRM}
@@ -68,18 +71,19 @@ class Player:
     All methods raise NurseryLost if the nursery is gone.
     """
 
-    def __init__(self, control: socket.socket, limits: Limits) -> None:
+    def __init__(self, control: socket.socket, limits: Limits, codec: wire.Codec) -> None:
         # True while an order to the nursery is under way, which must not be cut short.
         self.ordering = False
         self.confined = True
-        self._control, self._limits = control, limits
+        self._control, self._limits, self._codec = control, limits, codec
+        self._cpu_limit = limits.cpu
         self._asked = self._looked = self._waited = self._slept = self._cpu = 0.0
 
     def __enter__(self) -> "Player":
         self._pid, _, self.confined, [descriptor] = self._order(wire.START)
         self._sock = socket.socket(fileno=descriptor)
         wire.limit_waiting(self._sock, LOOK_EVERY)
-        self._channel = wire.Channel(self._sock.fileno(), self._look_at_clocks)
+        self._channel = wire.Channel(self._sock.fileno(), self._look_at_clocks, self._codec)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,8 +96,13 @@ class Player:
     def exchange(self, body: bytes) -> object:
         """Send one encoded message and return the answer. Raises Ended, WireError, and EOFError or OSError."""
         self._asked = time.monotonic()
+        self._cpu_limit += len(body) * SECONDS_PER_BYTE
         self._channel.send_encoded(body)
-        return self._channel.receive()
+        answer, size = self._channel.receive_sized()
+        self._cpu_limit += size * SECONDS_PER_BYTE
+        if size > 1 << 20:
+            _prolong_own_time(size * SECONDS_PER_BYTE)
+        return answer
 
     def why_gone(self) -> Stop:
         """Find out how the player ended, after its socket closed."""
@@ -123,7 +132,7 @@ class Player:
         passed = min(now - max(self._looked, self._asked), 2 * LOOK_EVERY)
         used, before = isolation.cpu_seconds(self._pid), self._cpu
         self._looked, self._cpu = now, used
-        if used > self._limits.cpu:
+        if used > min(self._cpu_limit, self._limits.cpu + isolation.EXTRA_CPU):
             raise Ended(Outcome.TIMEOUT, f"used more than {self._limits.cpu:g} s of processor time")
         state = isolation.process_state(self._pid)
         # A player that somebody stopped does not use its own time. Only the pool's patience ends that.
@@ -156,11 +165,12 @@ class Candidate:
     cannot turn it into a pass.
     """
 
-    def __init__(self, player: Player) -> None:
+    def __init__(self, control: socket.socket, limits: Limits) -> None:
+        self.codec = wire.Codec(wire.MAX_ARGUMENT_DEPTH, wire.MAX_ARGUMENT_BYTES, fetch=self._fetch)
+        self.player = Player(control, limits, self.codec)
         self.stopped: BaseException | None = None
         self.calls = 0
         self.raised: Exception | None = None
-        self._player = player
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         self.calls += 1
@@ -173,7 +183,7 @@ class Candidate:
 
     def expire(self, *_: object) -> None:
         """End grading when the timer's signal comes. During an order to the nursery, wait for the next signal."""
-        if not self._player.ordering:
+        if not self.player.ordering:
             self.stop(Stop(Outcome.TIMEOUT, ENDLESS_TESTS))
 
     def ask(self, request: str, *details: object) -> object:
@@ -181,18 +191,22 @@ class Candidate:
         if self.stopped:
             raise self.stopped
         token = os.urandom(8).hex()
-        given = [*details[0], *details[1].values()] if request == "call" else []
+        given: list[object] = []
+        # Encode first: if an argument is an iterator of the program's own, that asks the program for its items.
         try:
-            body = wire.dumps((token, request, *details))
+            body = self.codec.dumps((token, request, *details))
         except wire.WireError as error:
             self.stop(Stop(Outcome.BROKEN_TESTS, f"the tests pass {error}"))
+        if request == "call":
+            given = [*details[0], *details[1].values()]
+        self.codec.given = given
         try:
-            answer = self._player.exchange(body)
+            answer = self.player.exchange(body)
         except wire.WireError as error:
             self.stop(Stop(Outcome.FAILED, f"the program's answer cannot be read: {error}"))
         except (EOFError, OSError):
             try:
-                reason: BaseException = self._player.why_gone()
+                reason: BaseException = self.player.why_gone()
             except NurseryLost as lost:
                 reason = lost
             self.stop(reason)
@@ -201,12 +215,12 @@ class Candidate:
         match answer:
             case (str(told), kind, value, dict(changed)) if told == token and _are_places(changed, given):
                 for place, state in changed.items():
-                    _write_back(given[place], state)
+                    self._see_change(given[place], state)
                 match kind, value:
                     case "value", _:
                         return value
-                    case "raised", (str(name), str(text)):
-                        self.raised = _exception(name, text)
+                    case "raised", Exception():
+                        self.raised = _raisable(value)
                         raise self.raised
                     case "unfit", str(reason):
                         self.stop(Ended(Outcome.FAILED, f"the function {reason}"))
@@ -214,6 +228,18 @@ class Candidate:
                         self.stop(Ended(Outcome.OUT_OF_MEMORY, "used more memory than it may"))
                     case "stopped", str(name):
                         self.stop(Ended(Outcome.ERROR, f"stopped before the tests ended: {name}"))
+        self.stop_forged()
+
+    def _see_change(self, mine: object, state: bytes) -> None:
+        try:
+            _write_back(mine, self.codec.loads(state))
+        except wire.WireError as error:
+            self.stop(Stop(Outcome.FAILED, f"the program's answer cannot be read: {error}"))
+
+    def _fetch(self, rest: object) -> tuple[list, object]:
+        match self.ask("more", rest):
+            case (list(items), (None | int()) as rest):
+                return items, rest
         self.stop_forged()
 
     def stop_forged(self) -> None:
@@ -227,14 +253,11 @@ def grade(control: socket.socket, job: Job) -> Result:
     seed = hashlib.sha256(submission.program.encode("utf-8", "surrogatepass")).hexdigest()
     random.seed(hashlib.sha256((submission.test + seed).encode("utf-8", "surrogatepass")).hexdigest())
     counts = tally.AssertCounts(sys.exception)
-    player = Player(control, limits)
+    candidate = Candidate(control, limits)
+    player = candidate.player
     try:
-        with player, _own_time_limited(limits.cpu + OWN_CPU, candidate := Candidate(player)):
-            try:
-                candidate.ask("load", submission.program, submission.entry_point, seed)
-            except Exception as error:
-                candidate.stop(Ended(Outcome.ERROR, f"the program does not load: {_text(error)}"))
-            _run_tests(submission, candidate, counts, each_assert)
+        with player, _own_time_limited(limits.cpu + OWN_CPU, candidate):
+            _run_tests(submission, candidate, counts, each_assert, seed)
             try:
                 # A message that nobody asked for shows up here, in place of the farewell.
                 candidate.ask("end")
@@ -265,17 +288,22 @@ def _compile_tests(prompt: str, test: str, each_assert: bool) -> tuple[types.Cod
     return compile("", "<prompt>", "exec"), tests
 
 
-def _run_tests(submission: Submission, candidate: Candidate, counts: tally.AssertCounts, each_assert: bool) -> None:
-    """Run prompt and tests, with the entry point's own name bound to the proxy, and run `check` to its end.
+def _run_tests(
+    submission: Submission, candidate: Candidate, counts: tally.AssertCounts, each_assert: bool, seed: str
+) -> None:
+    """Load the program in the player. Run prompt and tests, with the entry point's own name bound to the proxy, and run `check` to its end.
 
     Raises Stop for any other ending. If each assert counts by itself, asserts may fail.
     """
-    _, prompt, test, entry_point = submission
+    program, prompt, test, entry_point = submission
     prompt_code, test_code = _compile_tests(prompt, test, each_assert)
     names = {"__name__": "tests", tally.COUNTS: counts, tally.CAUGHT: (Exception, Ended)}
     check = None
     try:
         exec(prompt_code, names)
+        own = {n: kind for n, kind in names.items() if isinstance(kind, type) and kind.__module__ == "tests"}
+        candidate.codec.classes = {name: kind for name, kind in own.items() if name != entry_point}
+        _load_program(candidate, program, entry_point, seed)
         names[entry_point] = candidate
         exec(test_code, names)
         check = names["check"]
@@ -293,6 +321,13 @@ def _run_tests(submission: Submission, candidate: Candidate, counts: tally.Asser
     # The tests may have swallowed what ended grading.
     if candidate.stopped:
         raise candidate.stopped
+
+
+def _load_program(candidate: Candidate, program: str, entry_point: str, seed: str) -> None:
+    try:
+        candidate.ask("load", program, entry_point, seed, [*candidate.codec.classes])
+    except Exception as error:
+        candidate.stop(Ended(Outcome.ERROR, f"the program does not load: {_text(error)}"))
 
 
 @contextmanager
@@ -315,6 +350,13 @@ def _own_time_limited(seconds: float, candidate: Candidate) -> Iterator[None]:
         signal.signal(signal.SIGPROF, signal.SIG_IGN)
 
 
+def _prolong_own_time(seconds: float) -> None:
+    for timer in (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        left, interval = signal.getitimer(timer)
+        if left:
+            signal.setitimer(timer, left + seconds, interval)
+
+
 def _write_back(mine: object, now: object) -> object:
     """Copy the changes that the function made to its arguments into the tests' own objects, in place if possible."""
     match mine, now:
@@ -327,24 +369,30 @@ def _write_back(mine: object, now: object) -> object:
         case set(), set():
             mine.clear()
             mine.update(now)
+        case deque(), deque():
+            mine.clear()
+            mine.extend(now)
         case tuple(), tuple():
             return (*map(_write_back, mine, now), *now[len(mine) :])
+        case _ if type(mine) is type(now) and type(now).__name__ in ("bytearray", "array", "ndarray"):
+            mine[:] = now
+        case _ if type(mine).__module__ == "tests" and type(mine) is type(now):
+            wire.set_attributes(mine, wire.attributes(now))
         case _:
             return now
     return mine
 
 
-def _are_places(keys: dict, given: list) -> bool:
-    return all(type(key) is int and 0 <= key < len(given) for key in keys)
+def _are_places(changed: dict, given: list) -> bool:
+    return all(type(n) is int and 0 <= n < len(given) and type(state) is bytes for n, state in changed.items())
 
 
-def _exception(name: str, text: str) -> Exception:
-    import builtins
+def _raisable(error: Exception) -> Exception:
+    """Return the exception to raise into the tests.
 
-    kind = getattr(builtins, name, None)
-    refused = (StopIteration, StopAsyncIteration, ExceptionGroup, UnicodeError)
-    raisable = isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, refused)
-    return (kind if raisable else RuntimeError)(text)
+    StopIteration would end `all(map(candidate, ...))` early, as if it had held.
+    """
+    return RuntimeError(*error.args) if isinstance(error, StopIteration | StopAsyncIteration) else error
 
 
 def _explain(error: BaseException, candidate: Candidate, test: str) -> str:
@@ -374,6 +422,7 @@ def _one_line(text: str) -> str:
 def main() -> None:
     """Grade what the pool sends, until the pool or the nursery is gone."""
     isolation.expect_faults()
+    wire.load_library()
     for module in sys.argv[1:]:
         # What programs may import, tests may need in order to compare.
         with suppress(ImportError):

@@ -49,8 +49,8 @@ NEEDED = (
 )
 # At least one of these must work for a program to count as confined.
 WALLS = ("seccomp", "Landlock", "mount namespace")
-# Characters of an exception's text.
-MAX_TEXT = 10_000
+# How many items of an iterator the tests fetch at a time.
+MORE_ITEMS = 10_000
 # Seconds to wait for a player that closed its socket to end by itself.
 EXIT_SECONDS = 0.5
 
@@ -155,7 +155,7 @@ def _warm_up() -> None:
         ours.close()
         channel = wire.Channel(theirs.fileno())
         program = "import math\nfrom typing import List\ndef f(xs: List[int]) -> int:\n    return sum(x for x in xs)\n"
-        for request in [("load", program, "f", "0"), ("call", ([1, 2],), {}), ("call", ("a",), {}), ("end",)] * 20:
+        for request in [("load", program, "f", "0", []), ("call", ([1, 2],), {}), ("call", ("a",), {}), ("end",)] * 20:
             channel.send(("0", *request))
             channel.receive()
         os._exit(0)
@@ -230,20 +230,27 @@ def answer_requests(fd: int) -> None:
 
     An answer also carries the arguments that the function changed.
     """
-    channel, function = wire.Channel(fd), None
+    codec = wire.Codec(imports=True)
+    channel, function, namespace = wire.Channel(fd, codec=codec), None, {}
     while True:
         token, request, *details = channel.receive()
-        kind, answer, held = "value", None, {}
+        kind, answer, held, codec.given = "value", None, {}, []
         if request == "load":
-            kind, answer = _guard(_load, *details)
+            *program, names = details
+            kind, answer = _guard(_load, *program)
             if kind == "value":
-                function, answer = answer, None
+                function, namespace = answer
+                answer, codec.iterators = None, []
+                codec.classes = {name: namespace[name] for name in names if isinstance(namespace.get(name), type)}
         elif request == "call":
-            given = enumerate([*details[0], *details[1].values()])
-            held = {n: (value, wire.dumps(value)) for n, value in given if isinstance(value, list | dict | set | tuple)}
+            codec.given = [*details[0], *details[1].values()]
+            held = {n: (value, _snapshot(codec, value)) for n, value in enumerate(codec.given)}
             kind, answer = _guard(function, *details[0], **details[1])
+        elif request == "more":
+            kind, answer = _guard(codec.take, codec.iterators[details[0]], MORE_ITEMS)
         try:
-            changed = {n: value for n, (value, before) in held.items() if wire.dumps(value) != before}
+            now = {n: (before, _snapshot(codec, value)) for n, (value, before) in held.items() if before}
+            changed = {n: after for n, (before, after) in now.items() if after and after != before}
             channel.send((token, kind, answer, changed))
         except OSError:
             raise
@@ -255,23 +262,28 @@ def answer_requests(fd: int) -> None:
             channel.send((token, "unfit", f"returned {reason}", {}))
 
 
+def _snapshot(codec: wire.Codec, value: object) -> bytes | None:
+    """Encode an argument that a function can change. None for others, and for what can be read only once."""
+    if isinstance(value, int | float | complex | str | bytes | None):
+        return None
+    try:
+        return codec.dumps(value, once=True)
+    except wire.WireError:
+        return None
+
+
 def _guard(function: Callable, /, *args: object, **kwargs: object) -> tuple[str, object]:
-    """Call untrusted code. Returns ("value", v), ("raised", (type, text)), or ("stopped", type) for a process's end."""
+    """Call untrusted code. Returns ("value", v), ("raised", exception), or ("stopped", type) for a process's end."""
     try:
         return "value", function(*args, **kwargs)
     except BaseException as error:
-        name = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
-        if isinstance(error, MemoryError) or not isinstance(error, Exception):
-            return "stopped", name
-        try:
-            return "raised", (name, str.__str__(str(error))[:MAX_TEXT])
-        # Its own __str__ is untrusted too.
-        except BaseException:
-            return "raised", (name, "")
+        if isinstance(error, Exception) and not isinstance(error, MemoryError):
+            return "raised", error
+        return "stopped", next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
 
 
-def _load(program: str, entry_point: str, seed: str) -> object:
-    """Run the program as a module, and return the function it should define."""
+def _load(program: str, entry_point: str, seed: str) -> tuple[object, dict]:
+    """Run the program as a module, and return the function it should define, and the module's names."""
     random.seed(seed)
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed(int(seed[:8], 16))
@@ -282,7 +294,7 @@ def _load(program: str, entry_point: str, seed: str) -> object:
     function = module.__dict__.get(entry_point)
     if not callable(function):
         raise NameError(f"the program defines no function '{entry_point}'")
-    return function
+    return function, module.__dict__
 
 
 def main() -> None:
