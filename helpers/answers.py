@@ -93,9 +93,7 @@ def _clean(completion: str) -> str:
     text = _unix_newlines(completion).rpartition(FINAL_CHANNEL)[2]
     text = START_OF_TEXT.sub("", re.sub("^\ufeff", "", text, flags=re.MULTILINE))
     end = END_OF_TEXT.search(text)
-    text = _without_thoughts(text[: end.start()] if end else text)
-    # Tags that enclose an answer serve as fences, unless there are real ones.
-    return text if FENCE.search(text) else ANSWER.sub("\n```\n", text)
+    return _without_thoughts(text[: end.start()] if end else text)
 
 
 def _unix_newlines(text: str) -> str:
@@ -127,7 +125,7 @@ class _Passage:
     def __init__(self, name: str, mark: str = "", lead: str = "", info: str = "") -> None:
         self.mark = mark  # the fence's backticks or tildes, "" outside of fences
         self.fenced = bool(mark)
-        self.python = LANGUAGE.match(info)[1].lower()[:2] in ("", "py", "ip")  # or no language
+        self.python = LANGUAGE.findall(info)[0].lower()[:2] in ("", "py", "ip")  # or no language
         self.is_code = self.fenced
         self._in_quotation = ">" in lead
         self._defines = _definition(name)
@@ -212,7 +210,10 @@ class _Reader:
 
     def program(self, text: str) -> str:
         """Make the program of an answer."""
-        if not FENCE.search(text) or self._is_python(text):
+        if not self._is_python(text) and not FENCE.search(text):
+            # Tags that enclose an answer serve as fences, unless there are real ones.
+            text = ANSWER.sub("\n```\n", text)
+        if self._is_python(text) or not FENCE.search(text):
             return self._unfenced(text) or self.prompt + text
         parts = [part for part in _passages(text, self.name) if part.code.strip()][-MAX_PASSAGES:]
         return self._defining(parts) or self._body(parts) or self.prompt + text
@@ -389,7 +390,7 @@ def _without_prose(lines: list[str], tree: ast.Module | None, offset: int) -> li
     kept = list(lines)
     for statement in tree.body if tree else []:
         if statement.lineno > offset and _only_looks_up(statement):
-            span = slice(statement.lineno - 1 - offset, statement.end_lineno - offset)
+            span = slice(statement.lineno - 1 - offset, (statement.end_lineno or 0) - offset)
             kept[span] = [""] * len(kept[span])
     return kept
 
@@ -454,8 +455,9 @@ def _stray_in(statement: ast.stmt) -> int | None:
         node, in_loop = todo.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
             continue
-        stray = isinstance(node, ast.Return | ast.Yield | ast.YieldFrom | ast.Await | ast.AsyncFor | ast.AsyncWith)
-        if stray or (isinstance(node, ast.Break | ast.Continue) and not in_loop):
+        if isinstance(node, ast.Return | ast.Yield | ast.YieldFrom | ast.Await | ast.AsyncFor | ast.AsyncWith):
+            return node.lineno
+        if isinstance(node, ast.Break | ast.Continue) and not in_loop:
             return node.lineno
         loop = in_loop or isinstance(node, ast.For | ast.While)
         todo += [(child, loop) for child in reversed(list(ast.iter_child_nodes(node)))]

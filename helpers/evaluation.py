@@ -61,7 +61,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def paired_interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+def paired_interval(before: Sequence[float] | np.ndarray, after: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return the 95% bootstrap interval of the mean of `after - before`, for the same problems in the same order.
 
     Pairing removes what makes a problem easy or hard for both, so this interval is narrower than the difference of two
@@ -70,10 +70,9 @@ def paired_interval(before: Sequence[float], after: Sequence[float]) -> tuple[fl
     >>> paired_interval([0.0, 0.25, 0.5], [0.25, 0.5, 0.75])
     (0.25, 0.25)
     """
-    before, after = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
-    if before.shape != after.shape:
-        raise ValueError(f"Before and after need the same problems: {before.size} before, {after.size} after.")
-    return bootstrap_interval(after - before)
+    if len(before) != len(after):
+        raise ValueError(f"Before and after need the same problems: {len(before)} before, {len(after)} after.")
+    return bootstrap_interval(np.asarray(after, dtype=float) - np.asarray(before, dtype=float))
 
 
 @dataclass(frozen=True)

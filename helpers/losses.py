@@ -49,8 +49,6 @@ def grpo_loss(
     (-0.25, 0.0)
     """
     _check(logps, old_logps, advantages, mask)
-    if beta and ref_logps is None:
-        raise ValueError("A KL penalty (beta above 0) needs ref_logps, the log-probabilities of the reference model.")
     if loss_type == "cispo" and epsilon_high is None:
         raise ValueError("cispo caps the ratio at epsilon_high itself, not at 1 + epsilon_high: pass it, e.g. 5.0.")
     high = epsilon if epsilon_high is None else epsilon_high
@@ -67,6 +65,8 @@ def grpo_loss(
         losses = clipped_losses(ratio, advantages, epsilon, high)
         logged = _clip_ratios(ratio, advantages, mask, epsilon, high)
     if beta:
+        if ref_logps is None:
+            raise ValueError("A KL penalty (beta above 0) needs ref_logps, the reference model's log-probabilities.")
         # Tokens come from the old policy. Weighting by the ratio makes the estimate, and its gradient, unbiased.
         kl = per_token_kl(logps, ref_logps, kl_estimator) * (ratio if use_bias_correction_kl else 1)
         losses = losses + beta * kl

@@ -9,6 +9,7 @@ GRPOTrainer takes several functions. It multiplies the rewards of each by its en
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from helpers import verifier
 from helpers.answers import extract_code, is_python
@@ -36,7 +37,7 @@ def passes_tests(
     test: Sequence[str | None],
     entry_point: Sequence[str | None],
     code_prompt: Sequence[str | None] | None = None,
-    **kwargs: object,
+    **kwargs: Any,
 ) -> list[float | None]:
     """Reward 1.0 if the program passes its problem's tests and 0.0 if it does not. None if there is no verdict.
 
@@ -52,7 +53,7 @@ def passes_tests(
     >>> passes_tests(["def double(x):\\n"] * 2, answers, test=[tests] * 2, entry_point=["double"] * 2)
     [1.0, 0.0]
     """
-    columns = {"test": test, "entry_point": entry_point, "code_prompt": code_prompt}
+    columns: dict[str, Any] = {"test": test, "entry_point": entry_point, "code_prompt": code_prompt}
     graded = verdicts(prompts, completions, **columns, task_id=kwargs.get("task_id"))
     return [None if verdict is None else reward_of(verdict) for verdict in graded]
 
@@ -64,7 +65,7 @@ def fraction_of_tests(
     test: Sequence[str | None],
     entry_point: Sequence[str | None],
     code_prompt: Sequence[str | None] | None = None,
-    **kwargs: object,
+    **kwargs: Any,
 ) -> list[float | None]:
     """Reward with the fraction of the asserts that pass, each judged by itself. None if there is no verdict.
 
@@ -76,7 +77,7 @@ def fraction_of_tests(
     >>> fraction_of_tests(["def double(x):\\n"], ["    return x + 2\\n"], test=[tests], entry_point=["double"])
     [0.5]
     """
-    columns = {"test": test, "entry_point": entry_point, "code_prompt": code_prompt}
+    columns: dict[str, Any] = {"test": test, "entry_point": entry_point, "code_prompt": code_prompt}
     graded = verdicts(prompts, completions, **columns, task_id=kwargs.get("task_id"), each_assert=True)
     return [verdict.share if verdict is not None and verdict.graded else None for verdict in graded]
 
@@ -87,7 +88,7 @@ def compiles(
     *,
     entry_point: Sequence[str | None],
     code_prompt: Sequence[str | None] | None = None,
-    **kwargs: object,
+    **kwargs: Any,
 ) -> list[float | None]:
     """Reward 1.0 if the program parses as Python and 0.0 if it does not. Nothing is run.
 
@@ -109,7 +110,7 @@ def verdicts(
     entry_point: Sequence[str | None],
     code_prompt: Sequence[str | None] | None = None,
     task_id: Sequence[str | None] | None = None,
-    **limits: object,
+    **limits: Any,
 ) -> list[Verdict | None]:
     """Grade each completion and return how it ended and why, or None for a row without tests.
 

@@ -159,6 +159,7 @@ PAID |= {
     "answer tags around a body": f"The body is\n<answer>\n{BODY}</answer>\nIt works.",
     "code tags": f"So:\n<code>\n{WHOLE}</code>\nIt isn't slow.",
     "tags of CodeLlama": f"[PYTHON]\n{WHOLE}[/PYTHON]\n[TESTS]\nassert f(1) == 3\n[/TESTS]\n",
+    "tags in a string": 'def f(x):\n    y = """\n<code>\n"""\n    return helper(x) + len(y) - 7\n',
     "tags in a docstring": 'def f(x):\n    """\n    <code>f(1)</code>\n    """\n    return x + 2\n\nDone, isn\'t it?',
     # Signs around and in the fences.
     "fence that ends after code": f"```python\n{WHOLE.rstrip()}```\nIt's done.",
