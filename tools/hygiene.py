@@ -21,7 +21,7 @@ from tools.imports import MAGIC, helper_files, imported_packages, parsed
 from tools.opening import ADDRESS, BOOTSTRAP_CELL, FOLDED, NEEDS, SUPPORTED, colab_link, needs_of
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-LARGEST = 1_000_000  # bytes of a notebook
+LARGEST = 1_500_000  # bytes of a notebook
 VOLATILE = ("ExecuteTime", "colab", "collapsed", "execution", "id", "outputId", "scrolled", "vscode")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RANDOM_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f-]{27})?")
