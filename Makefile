@@ -89,5 +89,5 @@ publish: setup
 	@$(VENV_PYTHON) -m tools.notebooks publish $(REPOSITORY) $(REF)
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build/run build/test build/outputs build/bench
+	rm -rf .venv .pytest_cache .ruff_cache build/run build/test build/outputs build/bench build/mypy
 	find helpers tests tools notebooks -name __pycache__ -prune -exec rm -rf {} +
