@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from helpers.problems import function_pattern
 
-MAX_CODE = 16_000  # characters of one passage that are parsed, about 4,000 tokens
+MAX_CODE = 12_000  # characters of one passage that are parsed, about 3,000 tokens
 MAX_READ = 2 * MAX_CODE  # characters that are parsed for one answer; a tenth of a second
 MAX_PASSAGES = 30  # parts of one answer that are looked at, counted from its end
 
@@ -29,9 +29,10 @@ FINAL_CHANNEL = "<|channel|>final<|message|>"
 THOUGHT = re.compile(
     r"<(/?)(?:think|thinking|thought|reasoning|reflection|scratchpad)>|\[(/?)THINK\]|◁(/?)think▷", re.IGNORECASE
 )
+TAG = "(?:answer|final_answer|solution|code|python|pre)"
 ANSWER = re.compile(
-    r"^[ \t]*(?:<(?:answer|final_answer|solution|code|python)>|\[(?:PYTHON|ANSWER)\])"
-    r"|(?:</(?:answer|final_answer|solution|code|python)>|\[/(?:PYTHON|ANSWER)\])[ \t]*$",
+    rf"^[ \t]*(?:(?:<pre>)?<{TAG}(?: [^<>\n]*)?>|\[(?:PYTHON|ANSWER)\])"
+    rf"|(?:</{TAG}>(?:</pre>)?|\[/(?:PYTHON|ANSWER)\])[ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 FENCE = re.compile(r"`{3,}|~{3,}")

@@ -15,9 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from helpers import hub
 from helpers.runtime import CourseError
+
+if TYPE_CHECKING:
+    from helpers.verifier import Verdict
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TINY_PATH = DATA / "tiny_problems.jsonl"
@@ -147,20 +151,19 @@ def function_pattern(name: str) -> str:
 
 
 def check_solutions(problems: Sequence[Problem]) -> list[tuple[Problem, str]]:
-    """Run each problem's own solution once and return those that cannot be used, each with the reason.
+    """Run each problem's own solution once and return the problems that cannot be used, each with the reason.
+
+    Raises CourseError if grading does not work on this machine.
 
     >>> test = "def check(candidate):\\n    assert candidate(1) == 1\\n"
     >>> wrong = Problem("demo/0", "def f(x):\\n", "    return 0\\n", test, "f")
     >>> check_solutions([wrong])[0][1].startswith("its own solution fails: ")
     True
     """
-    # Grading is only needed here, and whoever only loads problems should not wait for it.
-    from helpers.verifier import Outcome, Submission, grade_programs
-
     refused = []
-    solutions = [Submission(p.prompt + p.canonical_solution, p.prompt, p.test, p.entry_point) for p in problems]
-    for problem, verdict in zip(problems, grade_programs(solutions), strict=True):
-        if verdict.outcome is Outcome.BROKEN_TESTS:
+    solutions = [(problem, problem.prompt + problem.canonical_solution) for problem in problems]
+    for problem, verdict in zip(problems, _grade(solutions), strict=True):
+        if not verdict.graded:
             refused.append((problem, f"it cannot be graded: {verdict.message}"))
         elif not verdict.passed:
             refused.append((problem, f"its own solution fails: {verdict.message}"))
@@ -169,16 +172,23 @@ def check_solutions(problems: Sequence[Problem]) -> list[tuple[Problem, str]]:
 
 def _trivial_answers(problems: Sequence[Problem]) -> dict[Problem, list[str]]:
     """Return the problems whose tests are too weak: an empty body or a constant passes. With each such body."""
-    from helpers.verifier import Submission, grade_programs
-
     answers = [(problem, body) for problem in problems for body in TRIVIAL_BODIES]
-    programs = [f"def {problem.entry_point}(*_, **__):\n    {body}\n" for problem, body in answers]
-    submissions = [Submission(t, p.prompt, p.test, p.entry_point) for t, (p, _) in zip(programs, answers, strict=True)]
+    programs = [(problem, f"def {problem.entry_point}(*_, **__):\n    {body}\n") for problem, body in answers]
     weak: dict[Problem, list[str]] = {}
-    for (problem, body), verdict in zip(answers, grade_programs(submissions), strict=True):
+    for (problem, body), verdict in zip(answers, _grade(programs), strict=True):
         if verdict.passed:
             weak.setdefault(problem, []).append(body)
     return weak
+
+
+def _grade(programs: Sequence[tuple[Problem, str]]) -> "list[Verdict]":
+    # Imported here, because whoever only loads problems needs no verifier.
+    from helpers.verifier import GradingError, Submission, grade_programs
+
+    try:
+        return grade_programs([Submission(text, p.prompt, p.test, p.entry_point) for p, text in programs])
+    except GradingError as error:
+        raise CourseError(str(error)) from error
 
 
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
@@ -309,10 +319,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             except ProblemError as error:
                 bad_lines += 1
                 print(error)
+        if not problems and not bad_lines:
+            raise ProblemError(f"{path} contains no problems.")
         refused = check_solutions(problems)
-        usable = [problem for problem in problems if problem not in [other for other, _ in refused]]
+        unusable = {problem.task_id for problem, _ in refused}
+        usable = [problem for problem in problems if problem.task_id not in unusable]
         weak = _trivial_answers(usable)
-    except RuntimeError as error:
+    except CourseError as error:
         print(f"helpers.problems: {error}", file=sys.stderr)
         return 2
     for problem, reason in refused:

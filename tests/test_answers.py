@@ -158,6 +158,7 @@ PAID |= {
     "answer tags around a fence": f"<answer>\n```python\n{WHOLE}```\n</answer>",
     "answer tags around a body": f"The body is\n<answer>\n{BODY}</answer>\nIt works.",
     "code tags": f"So:\n<code>\n{WHOLE}</code>\nIt isn't slow.",
+    "tags of a web page": f'So:\n<pre><code class="language-python">{WHOLE}</code></pre>\nIt isn\'t slow.',
     "tags of CodeLlama": f"[PYTHON]\n{WHOLE}[/PYTHON]\n[TESTS]\nassert f(1) == 3\n[/TESTS]\n",
     "tags in a string": 'def f(x):\n    y = """\n<code>\n"""\n    return helper(x) + len(y) - 7\n',
     "tags in a docstring": 'def f(x):\n    """\n    <code>f(1)</code>\n    """\n    return x + 2\n\nDone, isn\'t it?',
@@ -305,7 +306,7 @@ def long(text: str) -> str:
 
 PIECES = (
     *("```\n", "```python\n", "`", "``` ", "~~~\n", "```x```\n", "- ", "> ", "> ```\n", "1. ```\n", "x```\n"),
-    *("<think>", "</think>", "<think></think>", "<answer>\n", "</answer>\n", "<|im_end|", "<s>", "\ufeff\n"),
+    *("<think>", "</think>", "<answer>\n", "</answer>\n", "</answer>", "<code ", "<|im_end|", "<s>", "\ufeff\n"),
     *(
         '"""\n',
         "'''",

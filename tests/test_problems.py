@@ -230,7 +230,8 @@ def test_the_command_from_outside(tmp_path):
     good = write(tmp_path / "p.jsonl", ROW)
     done = subprocess.run([*command, good], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 of 1 can be used\n", "")
-    for arguments, said in (([], "usage: "), ([tmp_path / "absent.jsonl"], "could not be read")):
+    empty = write(tmp_path / "empty.jsonl", "")
+    for arguments, said in (([], "usage: "), ([tmp_path / "absent"], "could not be read"), ([empty], "no problems")):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True)
         assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
