@@ -111,9 +111,9 @@ def kept_for_backward(config, rows, length, half, checkpointing):
     ids = torch.randint(0, 500, (rows, length))
     mask = torch.ones_like(ids)
     mask[0, :5] = 0
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=half):
+        model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True)
     return sum(sizes.values())
 
 

@@ -250,7 +250,7 @@ def test_the_end_token_is_in_the_mask_even_where_it_is_the_padding_token():
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probabilities_in_a_padded_batch_are_those_of_each_sequence_alone(policy, temperature):
     model, tokenizer = policy
-    prompts = tokenizer(PROMPTS[:3] + ["x"])["input_ids"]
+    prompts = tokenizer([*PROMPTS[:3], "x"])["input_ids"]
     completions = [[40, 41, 0], [50, 0], [60, 61, 62, 63], [7]]
     batch = pad_completions(prompts, completions, tokenizer.pad_token_id)
     logps, entropies = per_token_logps(model, batch, temperature)

@@ -115,7 +115,7 @@ def test_before_and_after_are_measured_alike_and_as_the_settings_say(command, mo
         return real(model, tokenizer, problems, **sampling)
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
-    _, output = command("--seed", "5", "--max-steps", "1")
+    command("--seed", "5", "--max-steps", "1")
     assert len(measured) == 2 and measured[0] == measured[1]
     ids, sampling = measured[0]
     assert len(ids) == 6
