@@ -14,9 +14,12 @@ from functools import lru_cache
 
 from helpers.problems import function_pattern
 
-MAX_CODE = 12_000  # characters of one passage that are parsed, about 3,000 tokens
-MAX_READ = 2 * MAX_CODE  # characters that are parsed for one answer; a tenth of a second
-MAX_PASSAGES = 30  # parts of one answer that are looked at, counted from its end
+# At most so many characters of one passage are parsed, about 3,000 tokens, and so many of one answer, which takes a
+# tenth of a second. Longer code is taken as it is.
+MAX_CODE = 12_000
+MAX_READ = 2 * MAX_CODE
+# Only the last passages of an answer are considered.
+MAX_PASSAGES = 30
 
 # A model that may write more tokens than its answer needs goes on after one of these, and what follows is not the
 # answer. "</s>" counts only if text or a line ends there: it is an HTML tag too, and an answer may have it in a string.
@@ -36,13 +39,14 @@ ANSWER = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 FENCE = re.compile(r"`{3,}|~{3,}")
-BULLETS = re.compile(r"\s*(?:(?:[-*+]|\d{1,3}[.)]|>)\s*)*")  # of lists and quotations
+BULLETS = re.compile(r"\s*(?:(?:[-*+]|\d{1,3}[.)]|>)\s*)*")
 DOCSTRING = re.compile("\"\"\"|'''")
 QUOTATION = ("'", '"', "`")
 LANGUAGE = re.compile(r"[\W_]*([\w+#]*)[\W_]*")
 CODE_START = re.compile(r"(?:from|import|def|class|async|@)")
 FUTURE_IMPORT = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
-STRAY = re.compile(r"\b(?:return|yield|await|async|break|continue|__future__)\b")  # may stand where it makes no sense
+# The parser accepts these anywhere, but the compiler does not.
+STRAY = re.compile(r"\b(?:return|yield|await|async|break|continue|__future__)\b")
 INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n?|^[ \t]*\n)+", re.MULTILINE)
 
 
@@ -131,7 +135,8 @@ class _Passage:
         self._in_quotation = ">" in lead
         self._defines = _definition(name)
         self._lines: list[str] = []
-        self._blank = True  # but for comments
+        # So far there are only blank lines and comments.
+        self._blank = True
         self._quote = ""  # of the string literal that is open
 
     def add(self, line: str) -> None:
@@ -170,7 +175,8 @@ def _passages(text: str, name: str) -> list[_Passage]:
             here.add(line)
             continue
         mark, lead, info = fence[0], line[: fence.start()], line[fence.end() :].strip()
-        alone = not BULLETS.sub("", lead, count=1)  # in its line, but for the signs of a list or a quotation
+        # A mark may follow the signs of a list or a quotation, and is still alone in its line.
+        alone = not BULLETS.sub("", lead, count=1)
         if here.mark:
             # Inside a fence, a mark that names a language opens the next one. One without ends it, and so does one
             # after code in its line, unless the next line has a mark of its own.
@@ -420,7 +426,10 @@ def _bound(statement: ast.stmt) -> set[str]:
 
 
 def _parse(program: str) -> tuple[int | None, ast.Module | None]:
-    """Return the line, from 1, where the program stops being Python, None if all of it is; and its tree."""
+    """Return the line where the program stops being Python, or None if all of it is, and its tree if there is one.
+
+    Lines count from 1. A program with a stray `return` has a tree and a line.
+    """
     try:
         # What Python warns about, such as an unknown escape in a string, is the model's affair.
         with warnings.catch_warnings(action="ignore"):
