@@ -376,7 +376,7 @@ def test_forged_messages_are_refused_or_data(body: str):
     names: dict = {"__name__": "tests"}
     exec(PROMPT, names)
     codec = wire.Codec()
-    codec.classes = {n: kind for n, kind in names.items() if isinstance(kind, type) and kind.__module__ == "tests"}
+    codec.use_classes({n: k for n, k in names.items() if isinstance(k, type) and k.__module__ == "tests"})
     try:
         value = codec.loads(body.encode())
     except wire.WireError:

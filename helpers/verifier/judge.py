@@ -303,7 +303,7 @@ def _run_tests(
     try:
         exec(prompt_code, names)
         own = {n: kind for n, kind in names.items() if isinstance(kind, type) and kind.__module__ == "tests"}
-        candidate.codec.classes = {name: kind for name, kind in own.items() if name != entry_point}
+        candidate.codec.use_classes({name: kind for name, kind in own.items() if name != entry_point})
         _load_program(candidate, program, entry_point, seed)
         names[entry_point] = candidate
         exec(test_code, names)

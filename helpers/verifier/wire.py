@@ -180,11 +180,16 @@ class Codec:
     def __init__(
         self, depth: int = MAX_DEPTH, size: int = MAX_BYTES, fetch: Callable | None = None, imports: bool = False
     ) -> None:
-        self.classes: dict[str, type] = {}
+        self.use_classes({})
         self.given: list[object] = []
         self.iterators: list[Iterator] | None = None
         self.imports = imports
         self._depth, self._size, self._fetch = depth, size, fetch
+
+    def use_classes(self, classes: dict[str, type]) -> None:
+        """From now on, recognise instances of these classes."""
+        self.classes = classes
+        self.class_names = {kind: name for name, kind in classes.items()}
 
     def dumps(self, value: object, once: bool = False) -> bytes:
         """Encode a value. Raises NotPlainError for types that cannot cross, WireError for too much of it.
@@ -328,10 +333,12 @@ class _Packer:
     def __init__(self, codec: Codec, once: bool) -> None:
         self.instances: list[object] = []
         self._codec, self._once = codec, once
-        self._names = {kind: name for name, kind in codec.classes.items()}
+        self._names = codec.class_names
         self._numbers: dict[int, int] = {}
         # An answer refers to mutable arguments by their place, so that the tests see that it is the same object.
-        self._given = {} if once else {id(v): n for n, v in enumerate(codec.given) if not _is_atom(v)}
+        self._given: dict[int, int] = {}
+        if codec.given and not once:
+            self._given = {id(value): place for place, value in enumerate(codec.given) if not _is_atom(value)}
 
     def pack(self, value: object, depth: int) -> object:
         kind = type(value)
@@ -428,13 +435,13 @@ class _Packer:
                 names.append([str(kind.__module__), str(kind.__qualname__)])
             elif not names and "__str__" in vars(kind):
                 # The class stays behind, so send the text that it makes.
-                args = (str(error),)
+                args = (_text(error),)
         if isinstance(error, OSError) and error.filename is not None and len(args) == 2:
             args = (*args, error.filename)
         try:
             packed = self._items(args, depth)
         except WireError:
-            packed = self._items([str(error)], depth)
+            packed = self._items([_text(error)], depth)
         state = []
         for name, value in getattr(error, "__dict__", {}).items():
             with suppress(WireError):
@@ -577,6 +584,14 @@ class _Unpacker:
 
 def _is_atom(value: object) -> bool:
     return isinstance(value, int | float | complex | str | bytes | tuple | frozenset | range | None)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str.__str__(str(error))
+    # A program's own __str__ may raise anything.
+    except BaseException:
+        return ""
 
 
 def _is_factory(factory: object) -> bool:
