@@ -177,7 +177,7 @@ def test_a_long_answer_does_not_outweigh_the_asserts_that_fail():
     test += "    for n in (1, 2):\n        assert candidate(n) == [n]\n    assert candidate(0) == []\n"
     programs = ["def f(n):\n    return [1] * 1000\n", "def f(n):\n    return [n] * (n > 0)\n"]
     verdicts = grade_programs([Submission(program, "", test, "f") for program in programs], each_assert=True)
-    assert [verdict.share for verdict in verdicts] == [0.25, 1.0]
+    assert [verdict.share for verdict in verdicts] == [1 / 3, 1.0]
 
 
 @pytest.mark.parametrize(

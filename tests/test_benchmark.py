@@ -37,7 +37,7 @@ def test_the_article_s_way_fails_a_right_program():
 def test_a_measurement_fails_where_a_right_program_does(monkeypatch: pytest.MonkeyPatch):
     assert benchmark.measure("this verifier", 3, 2, True) > 0
     monkeypatch.setitem(benchmark.WAYS, "this verifier", lambda pairs, workers: 2)
-    with pytest.raises(RuntimeError, match="2 of 3 right programs passed"):
+    with pytest.raises(RuntimeError, match="2 of 3 correct programs passed"):
         benchmark.measure("this verifier", 3, 2, True)
 
 

@@ -1,6 +1,8 @@
 """The verifier: right programs pass, programs that cheat do not, and neither harms the next one."""
 
+import doctest
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +10,8 @@ import textwrap
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +27,7 @@ from helpers.verifier import (
     isolation_report,
     pool,
 )
+from helpers.verifier.verdict import Job, Limits
 from tests import attacks
 
 HUMANEVAL = load_problems("humaneval")
@@ -97,7 +102,7 @@ def test_tests_that_never_end_time_out(test: str):
     assert judge_one("def f(): return 1", test, timeout=0.2).outcome is Outcome.TIMEOUT
 
 
-@pytest.mark.parametrize("ending", ["raise SystemExit", "import os; os._exit(0)", "return iter([])"])
+@pytest.mark.parametrize("ending", ["raise SystemExit", "import os; os._exit(0)", "return lambda: 0"])
 def test_tests_that_swallow_exceptions_do_not_turn_an_end_into_a_pass(ending: str):
     test = "try:\n    candidate()\nexcept BaseException:\n    pass"
     assert not judge_one(f"def f():\n    {ending}\n", test).passed
@@ -487,3 +492,234 @@ def test_it_loads_nothing_but_the_standard_library_and_quickly():
         print(sorted(name for name in foreign if name in ("torch", "numpy", "trl")), sorted(others))
     """
     assert run_script(script) == "[] []\n"
+
+
+# --- each assert by itself -------------------------------------------------------------------------------------------
+
+
+def share(program: str, check: str, helpers: str = "") -> float:
+    """The fraction of the asserts that hold, for a program that defines `f` and the body of a `check`."""
+    test = f"{helpers}\ndef check(candidate):\n{textwrap.indent(textwrap.dedent(check), '    ')}"
+    return grade_programs([Submission(program, "", test, "f")], each_assert=True)[0].share
+
+
+DOUBLE = "def f(x):\n    return 2 * x\n"
+
+
+def test_each_assert_counts_once_by_the_part_of_its_runs_that_held():
+    two = "\nassert candidate(1) == 2\nassert candidate(2) == 5"
+    assert share(DOUBLE, "assert candidate(0) == 0" + two) == pytest.approx(2 / 3)
+    assert share(DOUBLE, "for n in range(100): assert candidate(n) == (2 * n if n < 25 else 0)" + two) == (0.25 + 1) / 3
+    # A program cannot make one assert count more by keeping its loop alive.
+    loop = "n = 0\nwhile not candidate(n) and n < 500:\n    assert candidate(n) is False\n    n += 1"
+    assert share("def f(x): return False", loop + two) == pytest.approx(1 / 3)
+
+
+def test_an_assert_in_a_helper_counts_and_fails_whoever_calls_it():
+    helper = "def same(a, b):\n    assert a == b\n    return True\n"
+    assert share("def f(x): return 0", "assert same(candidate(1), 1)", helper) == 0
+    assert share("def f(x): return 1", "assert same(candidate(1), 1)", helper) == 1
+    assert share(DOUBLE, "for n in (1, 2, 3, 4): same(candidate(n), 4)", helper) == 0.25
+
+
+def test_no_assert_holds_on_an_old_value():
+    fails_second = "calls = []\ndef f(x):\n    calls.append(x)\n    if len(calls) > 1: raise ValueError\n    return 1\n"
+    for first, second, used in (
+        ("seen = {}\nseen['a'] = candidate(1)", "seen['a'] = candidate(2)", "seen['a']"),
+        ("import types\nseen = types.SimpleNamespace()\nseen.a = candidate(1)", "seen.a = candidate(2)", "seen.a"),
+        ("seen = [candidate(1)]", "seen.append(candidate(2))", "seen[-1]"),
+        ("seen = candidate(1)", "seen = candidate(2)", "seen"),
+    ):
+        assert share(fails_second, f"{first}\n{second}\nassert {used} == 1") == 0
+    globally = "seen = {}\n"
+    assert (
+        share(fails_second, "seen['a'] = candidate(1)\nseen['a'] = candidate(2)\nassert seen['a'] == 1", globally) == 0
+    )
+
+
+@pytest.mark.parametrize("ending", ["import os; os._exit(0)", "raise SystemExit", "raise ValueError"])
+def test_a_program_that_ends_itself_is_never_paid_in_full(ending: str):
+    program = f"def f(x):\n    if x == 2:\n        {ending}\n    return x\n"
+    swallowed = "assert candidate(1) == 1\ntry:\n    candidate(2)\nexcept BaseException:\n    pass"
+    found = share(program, swallowed)
+    assert found == (1.0 if "ValueError" in ending else 0.5)
+
+
+@pytest.mark.parametrize("body", ["raise ValueError", "import os; os._exit(0)", "raise SystemExit"])
+def test_crashes_are_paid_nothing_on_humaneval(body: str):
+    batch = [submission(problem, attacks.in_body(body)) for problem in HUMANEVAL]
+    shares = {p.task_id: v.share for p, v in zip(HUMANEVAL, grade_programs(batch, each_assert=True), strict=True)}
+    assert {name: value for name, value in shares.items() if value} == {}
+
+
+def test_right_programs_get_everything_assert_by_assert():
+    assert {verdict.share for verdict in grade_programs(right(), each_assert=True)} == {1.0}
+
+
+def test_an_assert_that_says_nothing_counts_only_when_it_fails():
+    assert share(DOUBLE, "assert True, 'fine'\nassert candidate(1) == 3") == 0
+    assert share(DOUBLE, "if candidate(1) != 3: assert False\nassert candidate(1) == 2") == 0.5
+
+
+# --- faults from outside ---------------------------------------------------------------------------------------------
+
+NEEDS_PROC = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks in /proc")
+HALF_SECOND = "import time\ndef f(x):\n    while time.process_time() < 0.5: pass\n    return {}\n"
+
+
+def below(pid: int) -> list[int]:
+    """The processes below this one."""
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(child) for child in children] + [other for child in children for other in below(int(child))]
+
+
+def grade_while(
+    disturb: Callable[[], None], batch: list[Submission], after: float = 0.4, **limits: object
+) -> list[Verdict]:
+    """Grade, and disturb the grading processes after some seconds."""
+    grade_programs(right(SOME), workers=2)
+    timer = threading.Timer(after, disturb)
+    timer.start()
+    try:
+        return grade_programs(batch, workers=2, **limits)
+    finally:
+        timer.join()
+
+
+def signal_all(script: str, number: int) -> Callable[[], None]:
+    """Send a signal to all judges, all nurseries, or all players."""
+
+    def send() -> None:
+        for worker in pool._pool._workers:
+            judge, nursery = (process.pid for process in worker._processes)
+            for pid in {"judge": [judge], "nursery": [nursery], "player": below(nursery)}[script]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    return send
+
+
+@NEEDS_PROC
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("script", ["judge", "nursery", "player"])
+def test_a_signal_from_outside_changes_no_verdict(script: str, number: int):
+    batch = [Submission(HALF_SECOND.format(n % 2) + f"# {n}", "", attacks.EXPECTS_ONE, "f") for n in range(4)]
+    assert [v.outcome for v in grade_while(signal_all(script, number), batch)] == [Outcome.FAILED, Outcome.PASSED] * 2
+
+
+@NEEDS_PROC
+def test_a_player_that_is_stopped_for_longer_than_its_time_passes():
+    batch = [Submission(HALF_SECOND.format(1) + f"# {n}", "", attacks.EXPECTS_ONE, "f") for n in range(2)]
+
+    def pause() -> None:
+        signal_all("player", signal.SIGSTOP)()
+        time.sleep(4)
+        signal_all("player", signal.SIGCONT)()
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(pool, "limits_for", lambda timeout, memory: Limits(timeout, memory, 2.0))
+    try:
+        assert outcomes(grade_while(pause, batch)) == {"passed": 2}
+    finally:
+        monkey.undo()
+
+
+@NEEDS_PROC
+def test_a_program_that_is_killed_each_time_does_not_pass(monkeypatch: pytest.MonkeyPatch):
+    """As on a machine that is short of memory. It is told from one that ends itself."""
+    killing = threading.Event()
+
+    def killer() -> None:
+        while not killing.wait(0.05):
+            for pid in below(os.getpid()):
+                # A player that works, and neither a judge nor the player that waits.
+                with suppress(OSError):
+                    status = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+                    if int(status[11]) > 30:
+                        os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(pool, "RETRY_AFTER", (0.0, 0.1))
+    close_pool()
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        program = HALF_SECOND.format(1).replace("0.5", "1.5")
+        [verdict] = grade_programs([Submission(program, "", attacks.EXPECTS_ONE, "f")], workers=1)
+    finally:
+        killing.set()
+        thread.join()
+    assert verdict.outcome is Outcome.OUT_OF_MEMORY and "killed from outside" in verdict.message
+
+
+@NEEDS_PROC
+@pytest.mark.parametrize("rest", ["time.sleep(60)", "while True: time.sleep(0.4)", "import os; os.read(3, 1)"])
+def test_a_sleeper_is_ended_after_two_seconds_of_sleep(rest: str):
+    program = f"import time\ndef f(x):\n    {rest}\n"
+    start = time.monotonic()
+    [verdict] = grade_programs([Submission(program, "", attacks.EXPECTS_ONE, "f")])
+    assert verdict.outcome is Outcome.TIMEOUT and "slept" in verdict.message
+    assert time.monotonic() - start < 8
+
+
+@NEEDS_PROC
+def test_in_a_shortage_of_memory_the_programs_die_first():
+    program = "def f(x):\n    return open('/proc/self/oom_score_adj').read().strip()\n"
+    assert grade_programs(right(SOME[:1]))[0].passed
+    for worker in pool._pool._workers:
+        for pid in [*(process.pid for process in worker._processes), *below(worker._processes[1].pid)]:
+            assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000", program
+
+
+def test_without_any_wall_there_is_one_warning(recwarn: pytest.WarningsRecorder):
+    walls = ("seccomp", "Landlock", "mount namespace")
+    job = Job(right(SOME[:1])[0], pool.limits_for())
+    own = pool.Pool()
+    try:
+        for _ in range(2):
+            assert own.grade([job], 1, pool.Setup(omit=walls))[0].outcome == "passed"
+        assert [str(w.message)[:21] for w in recwarn] == ["No layer of isolation"]
+        own.grade([job], 1, pool.Setup(omit=walls[1:]))
+    finally:
+        own.close()
+    assert len(recwarn) == 1 or not isolation_report()["seccomp"].on
+
+
+def test_without_fork_or_unix_sockets_it_refuses_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    for module, name in ((os, "fork"), (pool.socket, "send_fds")):
+        with monkeypatch.context() as patch:
+            patch.delattr(module, name)
+            for call in (lambda: grade_programs(right(SOME)), isolation_report):
+                with pytest.raises(GradingError, match="on Windows use WSL"):
+                    call()
+
+
+@pytest.mark.parametrize(
+    "module", ["bz2", "lzma", "sqlite3", "ssl", "zlib", "decimal", "zoneinfo", "asyncio", "xml.dom"]
+)
+def test_python_s_own_library_imports_in_a_program_as_it_does_outside(module: str):
+    pytest.importorskip(module)
+    works = {
+        "bz2": "bz2.compress(b'a')",
+        "sqlite3": "sqlite3.connect(':memory:').execute('select 1').fetchone() == (1,)",
+    }
+    program = f"def f(x):\n    import {module}\n    return bool({works.get(module, module)})"
+    assert grade_programs([Submission(program, "", attacks.EXPECTS_ONE, "f")])[0].passed
+
+
+def test_the_folder_works_when_it_is_copied_under_another_name(tmp_path: Path):
+    tmp_path.chmod(0o755)
+    shutil.copytree(ROOT / "helpers" / "verifier", tmp_path / "grader", ignore=shutil.ignore_patterns("__pycache__"))
+    script = """
+        from grader import Submission, grade_programs, isolation_report
+        tests = "def check(candidate):\\n    assert candidate(2) == 4\\n"
+        programs = ["def square(x):\\n    return x * x\\n", "def square(x):\\n    raise SystemExit(0)\\n"]
+        print(*(verdict.outcome for verdict in grade_programs([Submission(p, "", tests, "square") for p in programs])))
+        print(isolation_report()["separate processes"].on)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "passed error\nTrue\n", done.stderr
+
+
+def test_the_examples_in_the_docstrings_are_right():
+    assert tuple(doctest.testmod(pool)) == (0, 4)

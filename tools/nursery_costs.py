@@ -1,7 +1,7 @@
-"""What a nursery spends on one player: a bare fork and wait, and each layer of isolation. `tools.benchmark` runs this.
+"""Measure what a nursery spends on one player: a bare fork and wait, and each layer of isolation.
 
-Run as a script in an interpreter started like a nursery's, it prints JSON: milliseconds by name. It imports little, as
-what it holds would make each fork dearer than a nursery's.
+`tools.benchmark` runs this script in an interpreter that is started like a nursery's. It prints JSON: milliseconds by
+name. It imports little, because everything that it holds would make its forks slower than a nursery's.
 """
 
 import gc
@@ -21,7 +21,7 @@ import nursery  # noqa: E402
 
 
 def fork_and_wait(child: Callable[[], object]) -> float:
-    """Milliseconds from a fork to the end of the child, the median of FORKS."""
+    """Return the milliseconds from a fork to the end of the child, the median of FORKS."""
     spent = []
     for _ in range(FORKS):
         start = time.perf_counter()
@@ -36,16 +36,16 @@ def fork_and_wait(child: Callable[[], object]) -> float:
     return 1000 * sorted(spent)[FORKS // 2]
 
 
-def layer_costs(cage: isolation.Confinement) -> dict[str, float]:
-    """Milliseconds that each layer takes in a player, the medians of FORKS players."""
-    layers = [layer for layer in isolation.PLAYER_LAYERS if cage.states[layer.name].on]
+def layer_costs(confinement: isolation.Confinement) -> dict[str, float]:
+    """Return the milliseconds that each layer takes in a player, the medians of FORKS players."""
+    layers = [layer for layer in isolation.PLAYER_LAYERS if confinement.states[layer.name].on]
     shared, times = mmap.mmap(-1, 4096), struct.Struct(f"{len(layers) + 1}d")
     rounds = []
 
     def put_on() -> None:
         passed = [time.perf_counter()]
         for layer in layers:
-            layer.apply(cage)
+            layer.apply(confinement)
             passed.append(time.perf_counter())
         times.pack_into(shared, 0, *passed)
 
@@ -64,16 +64,20 @@ def layer_costs(cage: isolation.Confinement) -> dict[str, float]:
 
 
 def main() -> None:
-    """Be a nursery as far as it goes, without a judge."""
+    """Set up a nursery without a judge, measure, and print the costs."""
     printed = os.dup(1)
-    os.dup2(1, isolation.SOCKET_FD)  # what a nursery has open there
-    cage = isolation.Confinement()
-    nursery.prepare(cage, ())
-    cage.enter()
+    # A nursery has its socket open there.
+    os.dup2(1, isolation.SOCKET_FD)
+    confinement = isolation.Confinement()
+    nursery.prepare(confinement, ())
+    confinement.confine_nursery()
     gc.collect()
     gc.freeze()
-    found = {"bare": fork_and_wait(lambda: None), "confined": fork_and_wait(lambda: cage.confine(cage.limits))}
-    found |= {"layers": layer_costs(cage), "bare again": fork_and_wait(lambda: None)}
+    found = {
+        "bare": fork_and_wait(lambda: None),
+        "confined": fork_and_wait(lambda: confinement.confine_player(confinement.limits)),
+    }
+    found |= {"layers": layer_costs(confinement), "bare again": fork_and_wait(lambda: None)}
     os.write(printed, json.dumps(found).encode())
 
 

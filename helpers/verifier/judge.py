@@ -291,9 +291,10 @@ def _compile_tests(prompt: str, test: str, each_assert: bool) -> tuple[types.Cod
 def _run_tests(
     submission: Submission, candidate: Candidate, counts: tally.AssertCounts, each_assert: bool, seed: str
 ) -> None:
-    """Load the program in the player. Run prompt and tests, with the entry point's own name bound to the proxy, and run `check` to its end.
+    """Run the prompt, load the program in the player, run the tests, and run `check` to its end.
 
-    Raises Stop for any other ending. If each assert counts by itself, asserts may fail.
+    The entry point's own name is bound to the proxy. Raises Stop for any other ending. If each assert counts by itself,
+    asserts may fail.
     """
     program, prompt, test, entry_point = submission
     prompt_code, test_code = _compile_tests(prompt, test, each_assert)
@@ -302,7 +303,7 @@ def _run_tests(
     try:
         exec(prompt_code, names)
         own = {n: kind for n, kind in names.items() if isinstance(kind, type) and kind.__module__ == "tests"}
-        candidate.codec.classes = {name: kind for name, kind in own.items() if name != entry_point}
+        candidate.codec.use_classes({name: kind for name, kind in own.items() if name != entry_point})
         _load_program(candidate, program, entry_point, seed)
         names[entry_point] = candidate
         exec(test_code, names)

@@ -10,6 +10,7 @@ player reads it from the judge, so the next player cannot find it either.
 SETUP is JSON: [modules to allow next to Python's own, layers to leave out (for tests)].
 """
 
+import builtins
 import ctypes
 import gc
 import importlib
@@ -241,7 +242,7 @@ def answer_requests(fd: int) -> None:
             if kind == "value":
                 function, namespace = answer
                 answer, codec.iterators = None, []
-                codec.classes = {name: namespace[name] for name in names if isinstance(namespace.get(name), type)}
+                codec.use_classes({name: namespace[name] for name in names if isinstance(namespace.get(name), type)})
         elif request == "call":
             codec.given = [*details[0], *details[1].values()]
             held = {n: (value, _snapshot(codec, value)) for n, value in enumerate(codec.given)}
@@ -258,6 +259,9 @@ def answer_requests(fd: int) -> None:
             channel.send((token, "stopped", "MemoryError", {}))
         # An object of the program's own classes can raise anything while it is encoded.
         except BaseException as error:
+            if not isinstance(error, Exception):
+                channel.send((token, "stopped", _builtin_name(error), {}))
+                continue
             reason = str(error) if isinstance(error, wire.WireError) else "a value that fails"
             channel.send((token, "unfit", f"returned {reason}", {}))
 
@@ -279,7 +283,11 @@ def _guard(function: Callable, /, *args: object, **kwargs: object) -> tuple[str,
     except BaseException as error:
         if isinstance(error, Exception) and not isinstance(error, MemoryError):
             return "raised", error
-        return "stopped", next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
+        return "stopped", _builtin_name(error)
+
+
+def _builtin_name(error: BaseException) -> str:
+    return next(kind.__name__ for kind in type(error).__mro__ if vars(builtins).get(kind.__name__) is kind)
 
 
 def _load(program: str, entry_point: str, seed: str) -> tuple[object, dict]:

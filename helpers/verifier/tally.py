@@ -16,7 +16,7 @@
   cannot outweigh the asserts that fail.
 - An assert in a helper function counts too, and then fails as usual, so that the helper never returns as if it held.
 - Any other statement of `check` that raises counts as a failed assert, unless the failure was already counted inside.
-- An assignment that raises unbinds its variables. The asserts that need them then fail instead of holding on old values.
+- An assignment that raises unbinds its variables. The asserts that need them then fail, and none holds on an old value.
 - An assert without any names, such as `assert True`, counts only when it fails.
 - The body of a `try` or `with` stays one statement, because an exception may be expected there.
 """

@@ -20,6 +20,8 @@ import types
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum
+from itertools import permutations
+from operator import is_
 
 WHAT_CROSSES = """
 Crosses in both directions, and arrives as an equal value of the same type:
@@ -39,7 +41,7 @@ Crosses as something close to it:
     a Path, as a PurePosixPath
     generators and other iterators (map, zip, ...), as iterators that can be read once, up to 100,000 items
     a coroutine that a call returns, as one that gives the same result, if it needs no event loop
-    another exception, as its nearest base class above, with its args and plain attributes but without cause or traceback
+    another exception, as its nearest base class above, with its args and plain attributes; none has cause or traceback
     StopIteration that a call raises, as RuntimeError, because it could end the tests' own loops early
 
 Does not cross. As an argument it makes the tests broken; as a result it fails the program:
@@ -104,6 +106,11 @@ def _array(kind: type, dtype: str, shape: list, data: bytes) -> object:
     return sys.modules["numpy"].frombuffer(data, dtype).reshape(shape).copy()
 
 
+def _path(text: str) -> object:
+    # On another system than this one's a Path could not be made, and this one touches no files.
+    return sys.modules["pathlib"].PurePosixPath(text)
+
+
 INTEGERS = (int,) * 7
 NO_TYPE = type(None)
 LIBRARY = {
@@ -132,11 +139,14 @@ LIBRARY = {
         "datetime:time", _clock, (*INTEGERS[:4], object, int), lambda kind, *parts: kind(*parts[:-1], fold=parts[-1])
     ),
     "timedelta": Kind("datetime:timedelta", lambda v: [v.days, v.seconds, v.microseconds], INTEGERS[:3]),
-    "timezone": Kind("datetime:timezone", lambda v: [v.utcoffset(None), v.tzname(None)], (object, str)),
-    "path": Kind("pathlib:PurePath", lambda v: [str(v)], (str,), lambda _, text: sys.modules["pathlib"].PurePosixPath(text)),
-    "ndarray": Kind(
-        "numpy:ndarray", lambda v: [v.dtype.str, [*v.shape], v.tobytes()], (str, list, bytes), _array
+    "timezone": Kind(
+        "datetime:timezone",
+        lambda v: [v.utcoffset(None), v.tzname(None)],
+        (object, str),
+        lambda kind, offset, name: kind(offset, name) if offset or name != "UTC" else kind.utc,
     ),
+    "path": Kind("pathlib:PurePath", lambda v: [str(v)], (str,), lambda *parts: _path(*parts[1:])),
+    "ndarray": Kind("numpy:ndarray", lambda v: [v.dtype.str, [*v.shape], v.tobytes()], (str, list, bytes), _array),
 }
 encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 # This is what `json.loads` calls, without its search for white space. By default it gives one and the same NaN object
@@ -163,18 +173,23 @@ class Codec:
     """Turns values into messages and back. Each side of a conversation has one, as both know classes and arguments.
 
     `classes` maps names to the classes that the prompt defines. `given` holds the arguments of the present call, which
-    an answer may refer to. `fetch` returns more items of an iterator that has arrived. `imports` says whether the module
-    of a type that arrives may be imported.
+    an answer may refer to. `fetch` returns more items of an iterator that has arrived. `imports` says whether a type
+    that arrives may cause an import of its module.
     """
 
     def __init__(
         self, depth: int = MAX_DEPTH, size: int = MAX_BYTES, fetch: Callable | None = None, imports: bool = False
     ) -> None:
-        self.classes: dict[str, type] = {}
+        self.use_classes({})
         self.given: list[object] = []
         self.iterators: list[Iterator] | None = None
         self.imports = imports
         self._depth, self._size, self._fetch = depth, size, fetch
+
+    def use_classes(self, classes: dict[str, type]) -> None:
+        """From now on, recognise instances of these classes."""
+        self.classes = classes
+        self.class_names = {kind: name for name, kind in classes.items()}
 
     def dumps(self, value: object, once: bool = False) -> bytes:
         """Encode a value. Raises NotPlainError for types that cannot cross, WireError for too much of it.
@@ -318,10 +333,12 @@ class _Packer:
     def __init__(self, codec: Codec, once: bool) -> None:
         self.instances: list[object] = []
         self._codec, self._once = codec, once
-        self._names = {kind: name for name, kind in codec.classes.items()}
+        self._names = codec.class_names
         self._numbers: dict[int, int] = {}
         # An answer refers to mutable arguments by their place, so that the tests see that it is the same object.
-        self._given = {} if once else {id(v): n for n, v in enumerate(codec.given) if not _is_atom(v)}
+        self._given: dict[int, int] = {}
+        if codec.given and not once:
+            self._given = {id(value): place for place, value in enumerate(codec.given) if not _is_atom(value)}
 
     def pack(self, value: object, depth: int) -> object:
         kind = type(value)
@@ -369,7 +386,7 @@ class _Packer:
     def _other(self, kind: type, value: object, depth: int) -> object:
         if kind in self._names:
             return self._of_prompt(kind, value, depth)
-        if kind.__module__ == "numpy" and getattr(value, "shape", None) == () and not hasattr(kind, "__array_finalize__"):
+        if kind.__module__ == "numpy" and kind.__name__ != "ndarray" and getattr(value, "shape", None) == ():
             return self.pack(value.item(), depth)
         if kind is OrderedSet or kind is OrderedFrozenset:
             return {"set" if kind is OrderedSet else "frozenset": self._items(value, depth)}
@@ -418,13 +435,13 @@ class _Packer:
                 names.append([str(kind.__module__), str(kind.__qualname__)])
             elif not names and "__str__" in vars(kind):
                 # The class stays behind, so send the text that it makes.
-                args = (str(error),)
+                args = (_text(error),)
         if isinstance(error, OSError) and error.filename is not None and len(args) == 2:
             args = (*args, error.filename)
         try:
             packed = self._items(args, depth)
         except WireError:
-            packed = self._items([str(error)], depth)
+            packed = self._items([_text(error)], depth)
         state = []
         for name, value in getattr(error, "__dict__", {}).items():
             with suppress(WireError):
@@ -459,7 +476,7 @@ class _Unpacker:
         if isinstance(tree, list):
             return self._items(tree, depth)
         [(name, body)] = tree.items()
-        if name == "dict":
+        if name == "dict" and type(body) is list:
             return {self.unpack(key, depth): self.unpack(item, depth) for key, item in body}
         if name == "tuple" and type(body) is list:
             return tuple(self._items(body, depth))
@@ -474,7 +491,7 @@ class _Unpacker:
                 return bytes.fromhex(body)
             case "complex", [float(real), float(imaginary)]:
                 return complex(real, imaginary)
-            case ("set" | "frozenset"), list():
+            case (("set" | "frozenset"), list()):
                 return _in_order(COLLECTIONS[name], self._items(body, depth))
             case "given", int(place) if type(place) is int and 0 <= place < len(self._codec.given):
                 return self._codec.given[place]
@@ -569,6 +586,14 @@ def _is_atom(value: object) -> bool:
     return isinstance(value, int | float | complex | str | bytes | tuple | frozenset | range | None)
 
 
+def _text(error: BaseException) -> str:
+    try:
+        return str.__str__(str(error))
+    # A program's own __str__ may raise anything.
+    except BaseException:
+        return ""
+
+
 def _is_factory(factory: object) -> bool:
     return factory is None or factory in FACTORIES.values()
 
@@ -580,7 +605,7 @@ def _same(value: object) -> object:
 def _new(kind: type) -> object:
     """Make an empty instance of a class of the prompt, by the `__new__` of the built-in type below it."""
     base = next(base for base in kind.__mro__ if base.__module__ == "builtins")
-    if base not in (object, list, dict, set):
+    if base not in (object, list, dict, set) or issubclass(kind, Enum):
         raise WireError(f"an instance of {kind.__name__}")
     return base.__new__(kind)
 
@@ -605,12 +630,13 @@ async def _coroutine(result: list) -> object:
 def _in_order(kind: type, items: list) -> Collection:
     """Make a set that iterates in the order of `items`.
 
-    Equal sets may differ in their order, which depends on how they came about. Try the two usual ways. If neither gives
-    the order, remember it.
+    Equal sets may differ in their order, which depends on the size of their table and on which items came first. Try
+    both common sizes, and for small sets every order of insertion. If none gives the order, remember it.
     """
-    for found in (kind(items), kind(dict.fromkeys(items))):
-        if [*found] == items or len(found) < len(items):
-            return found
+    for order in permutations(items) if len(items) <= 5 else [items]:
+        for found in (kind(order), kind(dict.fromkeys(order))):
+            if all(map(is_, found, items)) or len(found) < len(items):
+                return found
     return (OrderedSet if kind is set else OrderedFrozenset)(items)
 
 

@@ -211,6 +211,7 @@ ON_SOME_PROBLEMS = {
 
 
 # Programs and a test each, that a grader would pass which runs both in one process and trusts its exit code.
+EXPECTS_ONE = "def check(candidate):\n    assert candidate(3) == 1\n"
 EXPECTS_SIX = "def check(candidate):\n    assert candidate(3) == 6\n"
 IN_ONE_PROCESS = {
     "exit": ("def f(x):\n    raise SystemExit(0)\n", EXPECTS_SIX),

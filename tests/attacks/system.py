@@ -224,7 +224,8 @@ class Scene:
         file.write_text("text")
         file.chmod(0o666)
         known = {"HERE": self.here, "FILE": file, "NAME": self.name, "PID": pid, "PREY": prey, "HEIR": heir}
-        return Template(body).substitute(known, TCP=tcp, UDP=udp, SHM=os.getpid(), HOST=os.uname().nodename, FUTEX=FUTEX)
+        known |= {"TCP": tcp, "UDP": udp, "SHM": os.getpid(), "HOST": os.uname().nodename, "FUTEX": FUTEX}
+        return Template(body).substitute(known)
 
     def state(self) -> object:
         """Everything that an attack may change."""
