@@ -62,7 +62,7 @@ REPLY = struct.Struct(">qd?")
 # DROP ends a player as END does, without a reply.
 START, END, DROP = b"S", b"E", b"D"
 # A player kills itself with this signal if a layer fails on it. A confined program can send no signal.
-NOT_CONFINED = signal.SIGUSR1
+NOT_CONFINED = getattr(signal, "SIGUSR1", 0)
 
 # Between judge and player. What the tests make of an answer may be passed back, so arguments may be a little larger.
 MAX_BYTES, MAX_ARGUMENT_BYTES = 16 << 20, 24 << 20
