@@ -231,6 +231,9 @@ def test_no_trace_of_one_program_reaches_the_next():
         ("", "def test(candidate): pass", "KeyError: 'check'"),
         ("", "def check(candidate):\n    assert candidate(lambda: 1) == 1", "the tests pass a value of type function"),
         ("", "def check(candidate):\n    assert candidate(int) == 1", "the tests pass a value of type type"),
+        ("", "def check(candidate):\n    assert candidate(missing) == 1", "NameError: name 'missing' is not defined"),
+        ("", "def check():\n    pass", "TypeError"),
+        ("", "def check(candidate):\n    while True: pass", "do not come to an end"),
         ("", "#" * (5 << 20), "longer than 4 MiB"),
     ],
 )
