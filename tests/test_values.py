@@ -67,7 +67,8 @@ date(2024, 2, 29); time(1, 2, 3, 4, fold=1); moment(2024, 1, 2, 3, 4, 5, 6); tim
 moment(2024, 1, 2, tzinfo=timezone(timedelta(hours=5), "X")); time(1, tzinfo=timezone.utc)
 range(0); range(5, -10**30, -3); deque([1, [2]], 3); deque(); bytearray(b"ab"); array.array("d", [0.5, 2.0])
 Counter("aab"); OrderedDict([("b", 1), ("a", 2)]); defaultdict(list, {1: [2]}); defaultdict(None, {1: 2})
-P(1, (2,)); Q(3); Box([1, Box(None)]); Cold({1}); Color.BLUE; Small.ONE; Stack([1, 2]); Rights.READ | Rights.WRITE; Rights(0)
+P(1, (2,)); Q(3); Box([1, Box(None)]); Cold({1}); Color.BLUE; Small.ONE; Stack([1, 2])
+Rights.READ | Rights.WRITE; Rights(0)
 {Color.RED: Cold(1), Q(1): deque([Decimal(1)])}; {Cold(1), Cold(2)}; [(Color.RED, {Fraction(1, 2)})]
 """
 VALUES = [value.strip() for line in EXACT.strip().split("\n") for value in line.split(";")]

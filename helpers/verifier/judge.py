@@ -441,7 +441,7 @@ def main() -> None:
     # From here on, what the tests print goes to /dev/null.
     os.dup2(2, 0)
     os.dup2(2, 1)
-    # If the nursery is gone, exit: the pool sees that and starts both anew.
+    # If the nursery is gone, exit: the pool sees that and starts both again.
     with suppress(EOFError, OSError, NurseryLost):
         while True:
             submission, limits, each_assert = parent.receive()

@@ -51,11 +51,11 @@ Does not cross. As an argument it makes the tests broken; as a result it fails t
 SystemExit, KeyboardInterrupt and MemoryError end the program, also if the tests expect them.
 
 A test cannot see:
-    identity, except that a function may return one of its own arguments, and that instances of the prompt's classes stay
-    one object within a value; changes that a function makes to parts of an argument after it has returned
+    identity, except that a function may return one of its own arguments, and that an instance of one of the prompt's
+    classes is one object within a value; changes that a function makes to an argument after it has returned
     what the program prints, or sets in `random`, in a module or on the function itself
-A program cannot see what the tests patch or print, such as `input`. It has no files, no temporary folder, no threads and
-no event loop with sockets, so `asyncio.run` fails in it.
+A program cannot see what the tests patch, such as `input`. It has no files, no temporary folder, no threads and no
+event loop with sockets, so `asyncio.run` fails in it.
 """
 
 # Between judge and nursery. A request is one of the three below, and the Limits.
@@ -215,7 +215,7 @@ class Codec:
             text = body.decode("ascii")
             tree, end = decode(text, 0)
             if end < len(text):
-                raise WireError("a message with something behind it")
+                raise WireError("a message with something after it")
             return _Unpacker(self, self._fetch).unpack_message(tree)
         except WireError:
             raise
