@@ -358,11 +358,17 @@ def _seccomp(_: Confinement) -> None:
 ALWAYS = {
     "separate processes": LayerState(True, "the tests never enter a process that runs, ran or forked the program"),
     "clean environment": LayerState(True, "the program sees none of your environment variables"),
+    "fresh process": LayerState(True, "nothing stays for the next program, except that both can measure time"),
 }
 NURSERY_LAYERS = [
     Layer("user namespace", "lets an ordinary user create the next four", "they are missing too", _user_namespace),
     Layer("network namespace", "no network", "left to seccomp", partial(_unshare, CLONE_NEWNET)),
-    Layer("IPC namespace", "no shared memory with others", "left to seccomp", partial(_unshare, CLONE_NEWIPC)),
+    Layer(
+        "IPC namespace",
+        "no System V shared memory or queues of others",
+        "left to seccomp",
+        partial(_unshare, CLONE_NEWIPC),
+    ),
     Layer("UTS namespace", "a made-up host name", "it can read the host's name", _host_name),
     Layer("mount namespace", "the only files are Python's library", "left to Landlock", _mount_namespace),
     Layer("hidden memory", "nobody reads the memory of nursery and judge", "left to Landlock", hide_memory),

@@ -184,7 +184,8 @@ class Candidate:
     def expire(self, *_: object) -> None:
         """End grading when the timer's signal comes. During an order to the nursery, wait for the next signal."""
         if not self.player.ordering:
-            self.stop(Stop(Outcome.TIMEOUT, ENDLESS_TESTS))
+            broken = Stop(Outcome.BROKEN_TESTS, "the tests do not come to an end before they call the function")
+            self.stop(Stop(Outcome.TIMEOUT, ENDLESS_TESTS) if self.calls else broken)
 
     def ask(self, request: str, *details: object) -> object:
         """Send one request and return the value in its answer. An answer repeats the token of its request."""
@@ -312,7 +313,8 @@ def _run_tests(
     except (Stop, NurseryLost):
         raise
     except BaseException as error:
-        if check is None and not candidate.calls:
+        # No program has a part in what happens before the first call.
+        if not candidate.calls:
             candidate.stop(Stop(Outcome.BROKEN_TESTS, f"the prompt or the tests raise {_text(error)}"))
         if each_assert:
             counts.fail((0, 0))
@@ -322,6 +324,8 @@ def _run_tests(
     # The tests may have swallowed what ended grading.
     if candidate.stopped:
         raise candidate.stopped
+    if counts.held < counts.asserts and not candidate.calls:
+        candidate.stop(Stop(Outcome.BROKEN_TESTS, "the tests fail before they call the function"))
 
 
 def _load_program(candidate: Candidate, program: str, entry_point: str, seed: str) -> None:
@@ -437,7 +441,7 @@ def main() -> None:
     # From here on, what the tests print goes to /dev/null.
     os.dup2(2, 0)
     os.dup2(2, 1)
-    # If the nursery is gone, exit: the pool sees that and starts both anew.
+    # If the nursery is gone, exit: the pool sees that and starts both again.
     with suppress(EOFError, OSError, NurseryLost):
         while True:
             submission, limits, each_assert = parent.receive()

@@ -79,7 +79,7 @@ class Worker:
         return self.sock is not None
 
     def collect(self) -> Result | None:
-        """Read the judge's result. Returns None if grading broke; both processes are then started anew."""
+        """Read the judge's result. Returns None if grading broke; both processes are then started again."""
         try:
             return Result(*self._channel.receive())
         except (OSError, EOFError, wire.WireError):

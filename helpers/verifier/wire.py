@@ -19,7 +19,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from enum import Enum
+from enum import Enum, Flag
 from itertools import permutations
 from operator import is_
 
@@ -29,7 +29,8 @@ Crosses in both directions, and arrives as an equal value of the same type:
     deque, Counter, OrderedDict, defaultdict (with a built-in type as its factory), array.array
     Decimal, Fraction, date, time, datetime, timedelta, timezone
     dict views (keys, values, items)
-    namedtuples, dataclasses, Enum members and instances of plain classes that the prompt defines
+    namedtuples, dataclasses, members of Enums and Flags, and instances of plain classes, that the prompt defines. Their
+    plain attributes are copied; no method of theirs runs. Long chains and cycles of instances are fine.
     exceptions: built-in ones, those of modules that the tests have loaded, and those that the prompt defines
     numpy arrays, if the caller allows numpy by `modules=`
 A set iterates in the order in which the program's own set does. If Python would order an equal set differently, it
@@ -46,12 +47,15 @@ Crosses as something close to it:
 
 Does not cross. As an argument it makes the tests broken; as a result it fails the program:
     functions, types, modules, files, re.Match, and instances of classes that only the program defines
-    values of more than 16 MiB, or nested more than 200 deep (arguments: 24 MiB and 250)
+    values of more than 16 MiB, or nested more than 200 deep (arguments: 24 MiB and 250), such as a list in itself
+SystemExit, KeyboardInterrupt and MemoryError end the program, also if the tests expect them.
 
 A test cannot see:
-    identity, except that a function may return one of its own arguments; whether two parts of a value are one object
-    what the program prints, reads from stdin, sets in `random` or on the function itself; other modules that it patches
-A program cannot see what the tests patch. It has no threads and no event loop with sockets, so `asyncio.run` fails.
+    identity, except that a function may return one of its own arguments, and that an instance of one of the prompt's
+    classes is one object within a value; changes that a function makes to an argument after it has returned
+    what the program prints, or sets in `random`, in a module or on the function itself
+A program cannot see what the tests patch, such as `input`. It has no files, no temporary folder, no threads and no
+event loop with sockets, so `asyncio.run` fails in it.
 """
 
 # Between judge and nursery. A request is one of the three below, and the Limits.
@@ -62,7 +66,7 @@ REPLY = struct.Struct(">qd?")
 # DROP ends a player as END does, without a reply.
 START, END, DROP = b"S", b"E", b"D"
 # A player kills itself with this signal if a layer fails on it. A confined program can send no signal.
-NOT_CONFINED = signal.SIGUSR1
+NOT_CONFINED = getattr(signal, "SIGUSR1", 0)
 
 # Between judge and player. What the tests make of an answer may be passed back, so arguments may be a little larger.
 MAX_BYTES, MAX_ARGUMENT_BYTES = 16 << 20, 24 << 20
@@ -211,7 +215,7 @@ class Codec:
             text = body.decode("ascii")
             tree, end = decode(text, 0)
             if end < len(text):
-                raise WireError("a message with something behind it")
+                raise WireError("a message with something after it")
             return _Unpacker(self, self._fetch).unpack_message(tree)
         except WireError:
             raise
@@ -309,7 +313,8 @@ def set_attributes(instance: object, values: dict[str, object]) -> None:
     if hasattr(instance, "__dict__"):
         instance.__dict__.clear()
     for name, value in values.items():
-        if isinstance(getattr(kind, name, None), types.FunctionType | types.MethodType):
+        method = getattr(kind, name, None)
+        if callable(method) and not isinstance(method, type):
             raise WireError(f"an instance with its own {name}()")
         if name in slots:
             slots[name].__set__(instance, value)
@@ -413,6 +418,8 @@ class _Packer:
 
     def _of_prompt(self, kind: type, value: object, depth: int) -> object:
         name = self._names[kind]
+        if issubclass(kind, Flag):
+            return {"flag": [name, self.pack(value._value_, depth)]}
         if issubclass(kind, Enum):
             return {"member": [name, self.pack(value._name_, depth)]}
         if issubclass(kind, BaseException):
@@ -510,6 +517,8 @@ class _Unpacker:
                 return _coroutine(self.unpack(body, depth))
             case "member", [str(kind), str(member)] if issubclass(self._class(kind), Enum):
                 return self._class(kind)._member_map_[member]
+            case "flag", [str(kind), int(bits)] if issubclass(self._class(kind), Flag):
+                return self._class(kind)(bits)
             case "held", [str(kind), held]:
                 return self._held(self._class(kind), self.unpack(held, depth))
             case "exception", [list(names), list(args), list(state)]:
@@ -643,13 +652,16 @@ def _in_order(kind: type, items: list) -> Collection:
 class OrderedSet(set):
     """A set that iterates in the order of the items that it was made from, until it changes."""
 
+    # Python makes copies without calling __init__. They have no order of their own.
+    _order: list | None = None
+
     def __init__(self, items: Iterable = ()) -> None:
         self._order = [*items]
         self._first = frozenset(self._order)
         super().__init__(self._order)
 
     def __iter__(self) -> Iterator:
-        return iter(self._order) if set.__eq__(self, self._first) else super().__iter__()
+        return iter(self._order) if self._order and set.__eq__(self, self._first) else super().__iter__()
 
     def __repr__(self) -> str:
         return f"{{{', '.join(map(repr, self))}}}"
@@ -658,6 +670,8 @@ class OrderedSet(set):
 class OrderedFrozenset(frozenset):
     """A frozenset that iterates in the order of the items that it was made from."""
 
+    _order: list | None = None
+
     def __new__(cls, items: Iterable = ()) -> "OrderedFrozenset":
         items = [*items]
         made = super().__new__(cls, items)
@@ -665,7 +679,7 @@ class OrderedFrozenset(frozenset):
         return made
 
     def __iter__(self) -> Iterator:
-        return iter(self._order)
+        return iter(self._order) if self._order else super().__iter__()
 
     def __repr__(self) -> str:
         return f"frozenset({{{', '.join(map(repr, self))}}})"

@@ -44,7 +44,7 @@ REACHING_OUT = [
 # Which version of Landlock stops these; the others are from the first on
 LANDLOCK_SINCE = {"empty a file": 3, "connect by TCP": 4, "listen by TCP": 4}
 LANDLOCK_SINCE |= {"connect to a local service": 6, "kill a process of its user": 6, "stop its nursery": 6}
-ALWAYS = {"separate processes", "clean environment", "standard library"}  # not to be left out
+ALWAYS = {"separate processes", "clean environment", "fresh process", "standard library"}  # not to be left out
 SERVICES = [
     (socket.AF_INET, socket.SOCK_STREAM),
     (socket.AF_INET, socket.SOCK_DGRAM),
