@@ -296,8 +296,9 @@ def test_compiling_is_paid_and_nothing_is_run():
 def test_the_command_line_lists_them_by_readable_names():
     for reward in (passes_tests, fraction_of_tests, compiles):
         assert train.find_reward(reward.__name__) is reward
-    with pytest.raises(train.CourseError, match="passes_tests, fraction_of_tests, compiles."):
+    with pytest.raises(train.CourseError) as refused:
         train.find_reward("no_such_reward")
+    assert all(name in str(refused.value) for name in ("passes_tests", "fraction_of_tests", "compiles"))
 
 
 def trained_once(folder: Path, reward_funcs: list[Callable], reward_weights: list[float] | None) -> SimpleNamespace:
