@@ -87,7 +87,7 @@ class _Progress:
             print(line, flush=True)
 
 
-def _measure(model, tokenizer, held_out: list[Problem]) -> None:
+def _measure(model: Any, tokenizer: Any, held_out: list[Problem]) -> None:
     from helpers.evaluation import evaluate
 
     scores = evaluate(model, tokenizer, held_out, num_samples=16, max_completion_length=56)

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from helpers.tiny_coder.operators import (
     ANY,
@@ -83,7 +84,9 @@ def _draw_form(slot: Operator, generator: random.Random) -> str:
     return generator.choices([form for form, _ in forms], [share for _, share in forms])[0]
 
 
-def _source(code: str, *rest, wrong: tuple[str, ...] = (), share: float = 1.0, name: str = "", **more) -> Source:
+def _source(
+    code: str, *rest: Any, wrong: tuple[str, ...] = (), share: float = 1.0, name: str = "", **more: Any
+) -> Source:
     return Source(Operator(name, "", code, wrong, share), *rest, **more)
 
 
