@@ -388,6 +388,10 @@ def test_forged_messages_are_refused_or_data(body: str):
         value = codec.loads(body.encode())
     except wire.WireError:
         return
+    if isinstance(value, names["Rights"]):
+        # Some versions of Python drop the bits of a flag that have no name.
+        assert value in (names["Rights"].READ, names["Rights"](3))
+        return
     assert body.startswith(('{"exception"', '{"objects":[[["Node",[1]')), value
     assert type(value) is RuntimeError or vars(value) == {}
 

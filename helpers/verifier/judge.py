@@ -77,13 +77,14 @@ class Player:
         self.confined = True
         self._control, self._limits, self._codec = control, limits, codec
         self._cpu_limit = limits.cpu
-        self._asked = self._looked = self._waited = self._slept = self._cpu = 0.0
+        self._asked = self._waited = self._slept = self._cpu = 0.0
 
     def __enter__(self) -> "Player":
         self._pid, _, self.confined, [descriptor] = self._order(wire.START)
         self._sock = socket.socket(fileno=descriptor)
         wire.limit_waiting(self._sock, LOOK_EVERY)
         self._channel = wire.Channel(self._sock.fileno(), self._look_at_clocks, self._codec)
+        self._looked = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -268,7 +268,7 @@ def answer_requests(fd: int) -> None:
 
 def _snapshot(codec: wire.Codec, value: object) -> bytes | None:
     """Encode an argument that a function can change. None for others, and for what can be read only once."""
-    if isinstance(value, int | float | complex | str | bytes | None):
+    if value is None or isinstance(value, (int, float, complex, str, bytes)):
         return None
     try:
         return codec.dumps(value, once=True)
@@ -317,7 +317,11 @@ def main() -> None:
         return
     isolation.keep_only_socket(0)
     prepare(confinement, modules)
-    isolation.read_library()
+    # In a child, because what the nursery itself holds makes every fork slower.
+    if not (pid := os.fork()):
+        isolation.read_library()
+        os._exit(0)
+    os.waitpid(pid, 0)
     confinement.confine_nursery()
     # The collector of a player must not touch what it shares with the nursery: each page it touches is copied.
     gc.collect()

@@ -80,6 +80,7 @@ DIRECT_INT = 1 << 63
 # JSON would join two lone surrogates that meet into one character.
 SURROGATE = re.compile("[\ud800-\udfff]")
 NUMBERS = {type(None), bool, int, float}
+UNCHANGEABLE = (int, float, complex, str, bytes, tuple, frozenset, range)
 COLLECTIONS = {"tuple": tuple, "set": set, "frozenset": frozenset}
 VIEWS = {"keys": type({}.keys()), "values": type({}.values()), "items": type({}.items())}
 # How to get the plain value out of an instance of a subclass. The last step of each is a value of exactly that type. A
@@ -592,7 +593,7 @@ class _Unpacker:
 
 
 def _is_atom(value: object) -> bool:
-    return isinstance(value, int | float | complex | str | bytes | tuple | frozenset | range | None)
+    return value is None or isinstance(value, UNCHANGEABLE)
 
 
 def _text(error: BaseException) -> str:
