@@ -139,7 +139,7 @@ def faults(path: Path, root: Path) -> Iterator[str]:
         yield f"this is not a notebook ({error})"
         return
     if path.stat().st_size > LARGEST:
-        yield f"{path.stat().st_size / 1e6:.1f} MB is more than {LARGEST / 1e6:.0f} MB: show fewer or smaller figures"
+        yield f"{path.stat().st_size / 1e6:.1f} MB is more than {LARGEST / 1e6:.1f} MB: show fewer or smaller figures"
     if (notebook.get("nbformat"), notebook.get("nbformat_minor")) != (4, 5):
         yield "the file is not in nbformat 4.5: run `make outputs`"
     if metadata.get("kernelspec") != KERNEL or metadata.get("language_info") != {"name": "python"}:

@@ -32,7 +32,7 @@ def course(tmp_path: Path, root: Path) -> Path:
     course = tmp_path / "a course"
     for folder in ("helpers", "notebooks", "data"):
         (course / folder).mkdir(parents=True)
-    for name in ("__init__.py", "runtime.py"):
+    for name in ("__init__.py", "runtime.py", "run_folder.py"):
         shutil.copy(root / "helpers" / name, course / "helpers" / name)
     shutil.copy(root / "requirements.txt", course)
     return course
@@ -310,7 +310,7 @@ FAULTY = {
     "own bound": (swap(1, "torch>=2.10", "torch>=2.13"), "NEEDS names torch>=2.13, but"),
     "need left out": (swap(3, "import torch", "import trl"), "NEEDS leaves out trl"),
     "helper's need": (swap(3, "draw()", "import helpers.figures"), "NEEDS leaves out matplotlib"),
-    "large": (swap(2, "next", 1_000_001 * "x"), "1.0 MB is more than 1 MB"),
+    "large": (swap(2, "next", 1_500_001 * "x"), "1.5 MB is more than 1.5 MB"),
 }
 
 
