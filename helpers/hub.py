@@ -23,7 +23,7 @@ def locate(model: str | Path) -> str:
     """Return the folder to load a model from, or its Hub id if it first has to be downloaded.
 
     A relative folder is looked up in the working folder, then in the project. Raises PolicyError for a folder that
-    contains no model, and for a Hub id that is neither in the cache nor to be had from the Hub.
+    contains no model, and for a Hub id that is neither in the cache nor available from the Hub.
 
     >>> Path(locate("data/tiny_coder")).name
     'tiny_coder'

@@ -96,7 +96,7 @@ def activations(config: PretrainedConfig, tokens: int, length: int, half: bool, 
 
     With hidden size H and intermediate size I, a layer keeps per token 34 H + 8 I under autocast and 40 H + 16 I in
     float32 (counted from the tensors that autograd saves in Qwen2), and also the attention's mask and log-sums.
-    Activation checkpointing keeps only 4 H, and computes one layer at a time again.
+    Activation checkpointing keeps only 4 H, and recomputes one layer at a time.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
     wide = 34 * hidden + 8 * inner + HALF * length if half else 40 * hidden + 16 * inner + FP32 * length
@@ -120,9 +120,9 @@ class TrainingMemory:
 
 
 def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens: int) -> TrainingMemory:
-    """Return what a GRPO run with these settings needs if its longest prompt has `prompt_tokens` tokens.
+    """Return the memory that a GRPO run with these settings needs if its longest prompt has `prompt_tokens` tokens.
 
-    This counts what TRL 1.16 does: float32 weights, a second copy of the matrices in half precision under autocast, no
+    The count follows TRL 1.16: float32 weights, a second copy of the matrices in half precision under autocast, no
     full logits in training, and a second copy of the LM head's gradient while it is computed.
     """
     parameters, half = count_parameters(config), settings.precision != "fp32"
@@ -154,7 +154,10 @@ def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens:
 
 
 def plan_memory(settings: Settings, problems: Sequence[Problem]) -> TrainingMemory:
-    """Return what this run needs, before any weight is loaded. Raises MemoryNeededError if the device has less."""
+    """Return the memory that a run needs, before any weight is loaded.
+
+    Raises MemoryNeededError if the device has less.
+    """
     tokenizer = load_tokenizer(settings.model)
     prompts = [prompt_of(problem, settings.conversational) for problem in problems]
     longest = max(len(tokenize_prompt(tokenizer, prompt)) for prompt in prompts)

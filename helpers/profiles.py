@@ -117,8 +117,8 @@ class Settings:
         }
 
 
-# A learning rate of 1e-6 is DeepSeekMath's (arXiv 2402.03300, section 4.2) and TRL's default. It leaves a model of a
-# million parameters where it is; for the tiny model we measured that 3.5e-4 works. As for lengths, HumanEval's
+# A learning rate of 1e-6 is DeepSeekMath's (arXiv 2402.03300, section 4.2) and TRL's default. It hardly moves a model
+# of a million parameters; for the tiny model we measured that 3.5e-4 works. As for lengths, HumanEval's
 # canonical solutions have at most 240 of Qwen's tokens. With the prompt repeated and a code fence around it, as chat
 # models answer, they have at most 561, and all but one fit into 512. Nothing else about the two qwen profiles has been
 # measured, because no GPU has run them yet.

@@ -102,7 +102,7 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
 
 
 def discard_run(folder: Path) -> None:
-    """Remove what a run writes, except the model.
+    """Remove the files that a run writes, except the model.
 
     Files of an earlier run must never lie beside the model of a new one, and nobody should resume from them.
     """

@@ -1,4 +1,4 @@
-"""The notebooks' ground: check packages, prepare libraries, set seeds, and find the folders of the project.
+"""Prepare a notebook: check its packages, set up libraries, set seeds, and find the folders of the project.
 
 This module imports nothing heavy and no other helper, because the first cell of every notebook runs through it.
 """

@@ -188,12 +188,14 @@ def _given(settings: "Settings", reward: "RewardFunction", problems: Sequence[Pr
 
 
 def _how_to_continue(stop: Interrupted, argv: Sequence[str]) -> str:
+    """Return the command that continues the run, or that starts it again if it has no checkpoint."""
     words, option = ("continue", "--resume") if stop.kept else ("start again", "--overwrite")
     same = [word for word in argv if word not in ("--resume", "--overwrite")]
     return f"To {words}: {shlex.join([sys.orig_argv[0], '-m', 'helpers.train', *same, option])}"
 
 
 def _tuples(value: Any) -> Any:
+    """Return `value` with the tuples that JSON turned into lists."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 

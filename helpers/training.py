@@ -58,7 +58,8 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
     >>> grpo_config(profile_settings("tiny"), "my-run").generation_batch_size
     64
     """
-    theirs = {field.name for field in fields(GRPOConfig)}
+    # The evaluation's batch size stays ours, because TRL's own evaluation is not used.
+    theirs = {field.name for field in fields(GRPOConfig)} - {"per_device_eval_batch_size"}
     shared = {name: value for name, value in asdict(settings).items() if name in theirs}
     return GRPOConfig(
         **shared | {"per_device_train_batch_size": settings.micro_batch},
@@ -145,7 +146,7 @@ class Checkpoints(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remove what is in the way of the next checkpoint. The trainer logs each step just before it saves."""
+        """Make room for the next checkpoint. The trainer logs each step just before it saves."""
         if control.should_save:
             self.saving = True
             # A checkpoint of the same step may have been cut short earlier. Its files must not mix with the new ones.
@@ -255,7 +256,7 @@ class ResumableTrainer(GRPOTrainer):
         """Refuse a checkpoint that lacks weights.
 
         Without this, each resume would warn about a missing "lm_head.weight" that is not missing: the output layer is
-        tied to the embedding, so it is not saved. And weights that do lack would only be warned about.
+        tied to the embedding, so it is not saved. And if weights were really missing, it would only warn.
         """
         if lacking := {name for name, _ in self.model.named_parameters()} & set(load_result.missing_keys):
             raise CourseError(f"The checkpoint lacks weights of this model: {', '.join(sorted(lacking))}.")
@@ -289,9 +290,9 @@ class StopWithoutSignal(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """Show how the training goes: learning curves in a notebook, lines of text elsewhere.
+    """Show the progress of a training run: learning curves in a notebook, lines of text elsewhere.
 
-    The curves are drawn again every two seconds. `extra` names more columns of the history to draw, for example that
+    The curves are redrawn every two seconds. `extra` names more columns of the history to draw, for example that
     of a reward function of weight 0. Given a `prompt`, its greedy completion is printed every `every` steps.
     """
 

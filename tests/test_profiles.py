@@ -1,4 +1,4 @@
-"""Which settings a machine gets for a profile, and whether a model can be had. Each is answered at once."""
+"""Which settings a machine gets for a profile, and whether a model is available. Each answer comes at once."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_qwen_without_a_gpu_is_refused_with_what_to_run_instead(machine):
         settings_here("qwen")
 
 
-def test_another_model_runs_without_a_gpu_in_fp32_and_that_is_said(machine, capsys):
+def test_another_model_runs_without_a_gpu_in_fp32_and_a_line_says_so(machine, capsys):
     machine(gpu=False)
     here = settings_here("qwen", model="some/folder")
     assert here == replace(profile_settings("qwen"), model="some/folder", device="cpu", precision="fp32")
@@ -67,7 +67,7 @@ def test_another_model_runs_without_a_gpu_in_fp32_and_that_is_said(machine, caps
 @pytest.mark.parametrize(
     ("name", "bf16", "precision"), [("qwen", True, "fp16"), ("qwen-full", True, "bf16"), ("qwen-full", False, "fp16")]
 )
-def test_precision_is_what_the_gpu_computes_and_a_change_is_said(name, bf16, precision, machine, capsys):
+def test_the_gpu_supports_the_precision_and_a_change_is_printed(name, bf16, precision, machine, capsys):
     machine(gpu=True, bf16=bf16)
     here = settings_here(name)
     assert (here.device, here.precision) == ("cuda", precision)
@@ -91,7 +91,7 @@ def test_the_environment_names_model_and_steps_and_arguments_come_first(machine,
             settings_here("tiny")
 
 
-def test_a_model_that_cannot_be_had_is_told_before_anything_is_loaded(machine):
+def test_a_model_that_is_not_available_is_reported_before_anything_is_loaded(machine):
     machine(gpu=True, obstacle="the hub cannot be reached")
     with pytest.raises(PolicyError, match=f"{QWEN} is not on this machine, and the hub cannot be reached.*tiny"):
         settings_here("qwen")

@@ -127,7 +127,7 @@ def test_checkpointing_changes_memory_and_nothing_else(folder, tmp_path):
     assert torch.allclose(weights(saving.model), weights(plain.model), rtol=0, atol=1e-9)
 
 
-def test_what_was_cut_off_teaches_nothing(tmp_path):
+def test_masked_truncated_completions_teach_nothing(tmp_path):
     endless = save_chat_policy(tmp_path / "model", end_share=1e-6)
     before = weights(load_policy(endless)[0])
     cut = replace(SMALL, max_completion_length=4, max_steps=1)

@@ -132,7 +132,7 @@ def test_waiting_threads_sleep_unless_the_reader_wants_otherwise(monkeypatch):
     assert runtime.os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
-def test_a_name_that_trl_still_uses_is_no_news_to_a_reader():
+def test_the_warning_about_a_setting_that_trl_has_not_renamed_yet_is_hidden():
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         runtime.prepare_libraries()
