@@ -188,15 +188,15 @@ def offline() -> None:
 
 
 def set_seeds(seed: int) -> None:
-    """Seed random, numpy and torch.
+    """Seed random, torch, and also numpy if it is already imported.
 
     >>> set_seeds(0)
     >>> random.random()
     0.8444218515250481
     """
-    import numpy
     import torch
 
     random.seed(seed)
-    numpy.random.seed(seed)
     torch.manual_seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)

@@ -68,6 +68,27 @@ def command(small, tmp_path):
     return lambda *arguments, output="run", **options: run_command(small, tmp_path / output, *arguments, **options)
 
 
+@pytest.fixture
+def refusal(command, capsys):
+    """Run the command, which must end with status 2, and return the one sentence that it says."""
+
+    def run(*arguments, **options):
+        capsys.readouterr()
+        assert command(*arguments, **options)[0] == 2
+        (sentence,) = capsys.readouterr().err.splitlines()
+        return sentence.removeprefix("helpers.train: ")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def stopped(small, tmp_path_factory):
+    """A run that was stopped after step 3, for tests to copy."""
+    status, output = run_command(small, tmp_path_factory.mktemp("stopped") / "run", events={3: interrupt})
+    assert status == 130
+    return output
+
+
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
     """The same run without any interruption."""
@@ -181,27 +202,21 @@ def test_a_run_interrupted_while_measuring_trains_no_step_more(command, monkeypa
     assert [row["step"] for row in result["history"]] == [1, 2, 3, 4, 5]
 
 
-def test_a_run_that_starts_again_continues_from_nothing_that_another_left(command, whole, monkeypatch, capsys):
+def test_a_run_that_starts_again_continues_from_nothing_that_another_left(command, refusal, whole, monkeypatch, capsys):
     _, output = command(events={5: interrupt}, seed=3)
     (output / "mine.txt").write_text("keep")
-    capsys.readouterr()
     with monkeypatch.context() as patched:
         patched.setattr(evaluation, "evaluate", lambda *_, **__: interrupt())
         assert command("--overwrite")[0] == 130
     assert "Interrupted. There is no checkpoint yet. To start again: " in capsys.readouterr().err
     assert names(output) == {"mine.txt"}
-    assert command("--resume")[0] == 2
-    assert capsys.readouterr().err.endswith(" to resume from: start again with --overwrite instead.\n")
+    assert refusal("--resume").endswith(" to resume from: start again with --overwrite instead.")
     assert command("--overwrite")[0] == 0
     assert end_of(output) == whole
     assert (output / "mine.txt").read_text() == "keep"
 
 
-def test_a_run_that_cannot_be_resumed_is_refused_with_the_reason(command, small, stopped, tmp_path, capsys):
-    def refusal(*arguments, **options):
-        assert command(*arguments, **options)[0] == 2
-        return capsys.readouterr().err
-
+def test_a_run_that_cannot_be_resumed_is_refused_with_the_reason(command, refusal, small, stopped, tmp_path):
     output = shutil.copytree(stopped, tmp_path / "run")
     assert "other settings: max_steps 6 (now 9), seed 0 (now 5). Resume" in refusal("--resume", "--max-steps=9", seed=5)
     assert "other settings: reward vowels (now passes_tests)." in refusal("--resume", "--reward", "passes_tests")
@@ -226,14 +241,6 @@ def flip(path):
     path.write_bytes(content[:-10] + bytes(255 - byte for byte in content[-10:]))
 
 
-@pytest.fixture(scope="module")
-def stopped(small, tmp_path_factory):
-    """A run that was stopped after step 3, for tests to copy."""
-    status, output = run_command(small, tmp_path_factory.mktemp("stopped") / "run", events={3: interrupt})
-    assert status == 130
-    return output
-
-
 CHECKPOINT, RECORD, DAMAGED = "checkpoint-3/", "unfinished.json", "unfinished.json is damaged: start again with"
 
 
@@ -249,12 +256,10 @@ CHECKPOINT, RECORD, DAMAGED = "checkpoint-3/", "unfinished.json", "unfinished.js
         (RECORD, lambda path: path.write_text(path.read_text().replace("false", "true")), DAMAGED),
     ],
 )
-def test_damage_is_reported_in_one_sentence(name, damage, said, stopped, command, tmp_path, capsys):
+def test_damage_is_reported_in_one_sentence(name, damage, said, stopped, refusal, tmp_path):
     shutil.copytree(stopped, tmp_path / "run")
     damage(tmp_path / "run" / name)
-    assert command("--resume")[0] == 2
-    errors = capsys.readouterr().err
-    assert said in errors and errors.count("\n") == 1
+    assert said in refusal("--resume")
     assert not (tmp_path / "run" / "result.json").exists()
 
 
@@ -318,58 +323,47 @@ def fill(place, leave=0):
         file.truncate(file.tell() - leave)
 
 
-def test_a_full_disk_is_found_before_training(command, mounted, monkeypatch, capsys):
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: pytest.fail("measured"))
-    place = mounted("size=5m")
-    assert command(output=place / "run")[0] == 2
-    said = "helpers.train: This run writes up to 11 MB (the model and two checkpoints), but the disk that contains "
-    said += f"{place / 'run'} has only 5 MB left: free some space, or choose another folder.\n"
-    assert capsys.readouterr().err == said
-    assert names(place / "run") == set()
-
-
 # There is room left for nothing, for the weights, or for some of the small files.
 @pytest.mark.parametrize(("step", "leave"), [(1, 0), (4, 250_000), (6, 30_000)])
-def test_a_disk_that_fills_in_the_middle(step, leave, command, whole, mounted, monkeypatch, capsys):
+def test_a_disk_that_fills_in_the_middle(step, leave, command, refusal, whole, mounted, monkeypatch):
     monkeypatch.setattr(run_folder, "SMALL_FILES", 0)
     place = mounted("size=8m")
-    assert command(output=place / "run", events={step: lambda: fill(place, leave)})[0] == 2
-    said = capsys.readouterr().err
+    said = refusal(output=place / "run", events={step: lambda: fill(place, leave)})
     saved = {1: 2, 4: 4, 6: 6}[step]
-    what = f"The checkpoint of step {saved} cannot be written to {place / 'run'}: No space left on device."
-    assert what in said and said.count("\n") == 1
+    assert f"The checkpoint of step {saved} cannot be written to {place / 'run'}: No space left on device." in said
     (place / "ballast").unlink()
     kept = f"The checkpoint of step {saved - 2}, with the history" if step > 1 else "There is no checkpoint yet."
     way_on = "--resume" if step > 1 else "--overwrite"
-    assert kept in said and said.endswith(f"{way_on}\n")
+    assert kept in said and said.endswith(way_on)
     assert command(way_on, output=place / "run")[0] == 0
     assert end_of(place / "run") == whole
 
 
-def test_a_disk_that_fills_while_measuring(command, mounted, monkeypatch, capsys):
+def test_a_disk_that_fills_while_measuring(refusal, mounted, monkeypatch):
     monkeypatch.setattr(run_folder, "SMALL_FILES", 0)
     place, real = mounted("size=8m"), evaluation.evaluate
     monkeypatch.setattr(evaluation, "evaluate", lambda *a, **k: (real(*a, **k), fill(place))[0])
-    status, output = command(output=place / "run")
-    assert status == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"helpers.train: Results cannot be written to {output}: ") and said.count("\n") == 1
+    assert refusal(output=place / "run").startswith(f"Results cannot be written to {place / 'run'}: ")
 
 
-@pytest.mark.parametrize("kind", ["read-only", "below a file", "full to the last byte"])
-def test_a_folder_that_cannot_be_written_to_is_found_at_once(kind, command, mounted, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "run", lambda *_, **__: pytest.fail("went on"))
+@pytest.mark.parametrize("kind", ["read-only", "below a file", "full to the last byte", "nearly full"])
+def test_a_folder_without_room_for_the_results_is_found_at_once(kind, refusal, mounted, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: pytest.fail("measured"))
+    said = "Results cannot be written to {}: "
     if kind == "read-only":
         place = mounted("size=1m")
         subprocess.run(["mount", "-o", "remount,ro", place], check=True)
     elif kind == "full to the last byte":
         fill(place := mounted("size=64k"))
+    elif kind == "nearly full":
+        place = mounted("size=5m")
+        said = (
+            "This run writes up to 11 MB (the model and two checkpoints), but the disk that contains {} has only 5 MB"
+        )
     else:
         place = tmp_path / "file" / "run"
         place.parent.write_text("in the way")
-    assert command("--overwrite", output=place)[0] == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"helpers.train: Results cannot be written to {place}: ") and said.count("\n") == 1
+    assert refusal("--overwrite", output=place).startswith(said.format(place))
 
 
 # --- the trainer, as a notebook builds it ----------------------------------------------------------------------------
