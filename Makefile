@@ -12,8 +12,6 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 # If MPLBACKEND is set, notebooks show no figures.
 unexport MPLBACKEND
-# The tests and the committed outputs use the bundled model, even on a machine with a GPU.
-test outputs: export GRPO_PROFILE = tiny
 
 .PHONY: help setup lab run test lint bench outputs publish clean
 

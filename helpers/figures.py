@@ -214,7 +214,7 @@ def learning_curves(
         words = "thin line: one step\nthick line: mean of\nthe last five steps"
         axes[-1].text(0.5, 0.5, words, ha="center", va="center", fontsize=9, transform=axes[-1].transAxes)
     if max_steps:
-        left = f", about {_duration(seconds_left)} left" if seconds_left else ""
+        left = f", about {duration(seconds_left)} left" if seconds_left else ""
         fig.suptitle(f"step {history['step'].iloc[-1]} of {max_steps}{left}", fontsize=11)
     titles = pd.Index([title for title, *_ in shown.values()], name="mean of the steps")
     first, last = history[list(shown)].head(5).mean(), history[list(shown)].tail(5).mean()
@@ -380,7 +380,8 @@ def _list(names: Any) -> str:
     return ", ".join(dict.fromkeys(map(str, names)))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words, in the largest unit that suits: "40 s", "3 min" or "2.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

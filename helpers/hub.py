@@ -1,4 +1,4 @@
-"""Find a model: in a local folder, in the Hub library's cache, or on the Hub.
+"""Find a model or a data set: in a local folder, in the Hub library's cache, or on the Hub.
 
 Everything here answers within 5 seconds, whereas transformers' own loaders retry for a minute without a network.
 """
@@ -23,17 +23,18 @@ def locate(model: str | Path) -> str:
     """Return the folder to load a model from, or its Hub id if it first has to be downloaded.
 
     A relative folder is looked up in the working folder, then in the project. Raises PolicyError for a folder that
-    contains no model, and for a Hub id that is neither in the cache nor to be had from the Hub.
+    contains no model, and for a Hub id that is neither in the cache nor available from the Hub.
 
     >>> Path(locate("data/tiny_coder")).name
     'tiny_coder'
     """
-    for folder in _folders(model):
+    folders = Path(os.path.expanduser(model)), project_root() / model
+    for folder in folders:
         if folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise PolicyError(f"The folder {model} contains no model: it has no config.json.")
             return str(folder)
-    if any(folder.parent.is_dir() for folder in _folders(model)) or not HUB_ID.fullmatch(str(model)):
+    if any(folder.parent.is_dir() for folder in folders) or not HUB_ID.fullmatch(str(model)):
         raise PolicyError(f"There is no model folder {model}.")
     # Given the id of a cached model, the loaders would still ask the Hub for news, and without a network they would
     # retry for a minute. Given the folder in the cache, they read it and ask nobody.
@@ -45,22 +46,6 @@ def locate(model: str | Path) -> str:
             "model (GRPO_MODEL, or --model), or run the profile tiny, which needs neither."
         )
     return str(model)
-
-
-def obstacle(model: str) -> str | None:
-    """Return why a model cannot be loaded, as half a sentence, or None if it can.
-
-    A folder and a cached model are here already. For any other id the Hub is asked once, through the proxy and at the
-    address that the environment names (HF_ENDPOINT).
-    """
-    if any(folder.is_dir() for folder in _folders(model)) or cached_folder(model):
-        return None
-    return _ask(model, "model")
-
-
-def dataset_obstacle(dataset: str) -> str | None:
-    """Return why a Hub data set cannot be loaded, or None. The Hub is always asked, never the cache."""
-    return _ask(dataset, "dataset")
 
 
 def cached_folder(model: str) -> Path | None:
@@ -77,11 +62,11 @@ def cached_folder(model: str) -> Path | None:
     return folder if all((folder / name).exists() for name in {"tokenizer_config.json", *weights}) else None
 
 
-def _folders(model: str | Path) -> tuple[Path, Path]:
-    return Path(os.path.expanduser(model)), project_root() / model
+def obstacle(repository: str, kind: str = "model") -> str | None:
+    """Return why a "model" or "dataset" cannot be fetched from the Hub, as half a sentence, or None if it can.
 
-
-def _ask(repository: str, kind: str) -> str | None:
+    The Hub is asked once, through the proxy and at the address that the environment names (HF_ENDPOINT).
+    """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -95,10 +80,9 @@ def _ask(repository: str, kind: str) -> str | None:
             HfApi(endpoint=constants.ENDPOINT).repo_info(repository, repo_type=kind, timeout=SECONDS)
             answers.append(None)
         except HfHubHTTPError as error:
-            status = error.response.status_code
-            refusal = f"{constants.ENDPOINT} does not provide it (HTTP {status})"
-            answers.append(refusal if status < 500 else unreachable)
-        except Exception:  # a missing name, route or certificate, or a timeout: all the same to the reader
+            answers.append(f"{constants.ENDPOINT} does not provide it (HTTP {error.response.status_code})")
+        except Exception:
+            # A missing name, route or certificate, or a timeout: they all mean the same to the reader.
             answers.append(unreachable)
 
     # Resolving a host name has no timeout of its own, so the question runs in a thread that can be given up.

@@ -96,7 +96,7 @@ def activations(config: PretrainedConfig, tokens: int, length: int, half: bool, 
 
     With hidden size H and intermediate size I, a layer keeps per token 34 H + 8 I under autocast and 40 H + 16 I in
     float32 (counted from the tensors that autograd saves in Qwen2), and also the attention's mask and log-sums.
-    Activation checkpointing keeps only 4 H, and computes one layer at a time again.
+    Activation checkpointing keeps only 4 H, and recomputes one layer at a time.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
     wide = 34 * hidden + 8 * inner + HALF * length if half else 40 * hidden + 16 * inner + FP32 * length
@@ -120,9 +120,9 @@ class TrainingMemory:
 
 
 def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens: int) -> TrainingMemory:
-    """Return what a GRPO run with these settings needs if its longest prompt has `prompt_tokens` tokens.
+    """Return the memory that a GRPO run with these settings needs if its longest prompt has `prompt_tokens` tokens.
 
-    This counts what TRL 1.16 does: float32 weights, a second copy of the matrices in half precision under autocast, no
+    The count follows TRL 1.16: float32 weights, a second copy of the matrices in half precision under autocast, no
     full logits in training, and a second copy of the LM head's gradient while it is computed.
     """
     parameters, half = count_parameters(config), settings.precision != "fp32"
@@ -154,12 +154,15 @@ def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens:
 
 
 def plan_memory(settings: Settings, problems: Sequence[Problem]) -> TrainingMemory:
-    """Return what this run needs, before any weight is loaded. Raises MemoryNeededError if the device has less."""
+    """Return the memory that a run needs, before any weight is loaded.
+
+    Raises MemoryNeededError if the device has less.
+    """
     tokenizer = load_tokenizer(settings.model)
     prompts = [prompt_of(problem, settings.conversational) for problem in problems]
     longest = max(len(tokenize_prompt(tokenizer, prompt)) for prompt in prompts)
     memory = training_memory(settings, load_config(settings.model), longest)
-    check_memory(memory, device_memory(settings.device), settings)
+    check_memory(memory, device_memory(settings.device))
     return memory
 
 
@@ -170,33 +173,25 @@ def device_memory(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check_memory(memory: TrainingMemory, available: int, settings: Settings) -> None:
-    """Raise MemoryNeededError, which names the setting to change, if `memory` does not fit into `available` bytes."""
+def check_memory(memory: TrainingMemory, available: int) -> None:
+    """Raise MemoryNeededError, which names the settings to change, if `memory` does not fit into `available` bytes."""
     usable = USABLE * available
     if memory.peak <= usable:
         return
+    fixed = sum(memory.lasting.values()) + memory.learning["gradients"]
+    if fixed > usable:
+        way_out = f"weights, gradients and optimizer alone take {fixed / GIB:.1f} GiB; take a smaller model"
+    elif sum(memory.learning.values()) > sum(memory.sampling.values()):
+        way_out = (
+            "learning takes the most; set activation_checkpointing=True, or lower per_device_train_batch_size or "
+            "max_completion_length"
+        )
+    else:
+        way_out = "sampling takes the most; lower prompts_per_step, per_device_eval_batch_size or max_completion_length"
     raise MemoryNeededError(
         f"This run needs {memory.peak / GIB:.1f} GiB, but only {usable / GIB:.1f} of this device's "
-        f"{available / GIB:.1f} GiB are usable: {_way_out(memory, usable, settings)}."
+        f"{available / GIB:.1f} GiB are usable: {way_out}."
     )
-
-
-def _way_out(memory: TrainingMemory, usable: float, settings: Settings) -> str:
-    """Return the setting to change that costs the least: the first one here that can help."""
-    room = usable - sum(memory.lasting.values())
-    learning, sampling = sum(memory.learning.values()), sum(memory.sampling.values())
-    fixed = learning - memory.learning["activations"] - memory.learning["logits"]
-    if fixed > room:
-        return f"weights, gradients and optimizer alone take {(usable - room + fixed) / GIB:.1f}; take a smaller model"
-    if learning > room and not settings.activation_checkpointing:
-        return "set activation_checkpointing=True"
-    if learning > room and settings.micro_batch > 1:
-        return f"lower per_device_train_batch_size (now {settings.micro_batch})"
-    # TRL samples a whole step at once; evaluation has a batch size of its own.
-    for name, smallest in (("per_device_eval_batch_size", settings.completions_per_step), ("prompts_per_step", 1)):
-        if sampling > room and (now := getattr(settings, name)) > smallest:
-            return f"lower {name} (now {now})"
-    return f"lower max_completion_length (now {settings.max_completion_length})"
 
 
 def _empty_model(config: PretrainedConfig) -> PreTrainedModel:

@@ -222,7 +222,7 @@ def _humaneval_package_file() -> Path | None:
 
 
 def _load_humaneval_from_hub() -> list[Problem]:
-    obstacle = hub.dataset_obstacle(HUMANEVAL_HUB)
+    obstacle = hub.obstacle(HUMANEVAL_HUB, "dataset")
     try:
         if obstacle:
             raise ConnectionError(obstacle)

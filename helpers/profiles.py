@@ -1,4 +1,4 @@
-"""The settings of a training run, the named profiles, and which of them fits this machine."""
+"""The settings of a training run, the named profiles, and what this machine changes about them."""
 
 import os
 from dataclasses import dataclass, replace
@@ -9,9 +9,6 @@ import torch
 from helpers import hub
 from helpers.losses import LOSS_TYPES
 from helpers.runtime import CourseError, offline
-
-PRECISIONS = ("fp32", "fp16", "bf16")
-SCALE_REWARDS = ("group", "batch", "none")
 
 
 class SettingsError(CourseError, ValueError):
@@ -88,8 +85,8 @@ class Settings:
             f"per_device_train_batch_size must divide the {self.completions_per_step} completions of a step, "
             f"and {self.micro_batch} does not.",
         )
-        allowed = {"scale_rewards": SCALE_REWARDS, "loss_type": LOSS_TYPES, "precision": PRECISIONS}
-        for name, choices in allowed.items():
+        allowed = {"scale_rewards": ("group", "batch", "none"), "precision": ("fp32", "fp16", "bf16")}
+        for name, choices in (allowed | {"loss_type": LOSS_TYPES}).items():
             value = getattr(self, name)
             _demand(value in choices, f'{name} must be one of {", ".join(choices)}, not "{value}".')
 
@@ -120,8 +117,8 @@ class Settings:
         }
 
 
-# A learning rate of 1e-6 is DeepSeekMath's (arXiv 2402.03300, section 4.2) and TRL's default. It leaves a model of a
-# million parameters where it is; for the tiny model we measured that 3.5e-4 works. As for lengths, HumanEval's
+# A learning rate of 1e-6 is DeepSeekMath's (arXiv 2402.03300, section 4.2) and TRL's default. It hardly moves a model
+# of a million parameters; for the tiny model we measured that 3.5e-4 works. As for lengths, HumanEval's
 # canonical solutions have at most 240 of Qwen's tokens. With the prompt repeated and a code fence around it, as chat
 # models answer, they have at most 561, and all but one fit into 512. Nothing else about the two qwen profiles has been
 # measured, because no GPU has run them yet.
@@ -167,7 +164,6 @@ QWEN_FULL = replace(
     per_device_eval_batch_size=128,
 )
 PROFILES = {settings.profile: settings for settings in (TINY, QWEN, QWEN_FULL)}
-GPU_GIB = {"qwen": 14, "qwen-full": 22}  # memory that cards sold as 16 and 24 GB leave to programs
 
 
 def profile_settings(name: str) -> Settings:
@@ -186,47 +182,33 @@ def settings_here(name: str, **changes: Any) -> Settings:
     """Return the settings of a profile as this machine can run them, and print what a missing GPU changes.
 
     `changes` override the environment, which overrides the profile: GRPO_MAX_STEPS, and for the profiles that train
-    Qwen also GRPO_MODEL (a folder or a Hub id). Raises SettingsError for an unknown profile, for values that do not
-    fit, and for Qwen itself without a GPU (a small model of your own may run there); PolicyError if the model can
-    neither be found nor fetched.
+    Qwen also GRPO_MODEL (a folder or a Hub id). The profile tiny keeps Hugging Face's libraries off the network. Raises
+    SettingsError for an unknown profile, for values that do not fit, and for Qwen itself without a GPU (a small model
+    of your own may run there); PolicyError if the model can neither be found nor fetched.
 
     >>> settings_here("tiny", max_steps=5).max_steps
     5
     """
     settings = profile_settings(name)
-    named = _from_environment(settings) | changes
+    named = _from_environment(name) | changes
     settings = replace(settings, **named)
-    on_gpu = settings.device == "cuda" and has_gpu()
+    if name == "tiny":
+        offline()
+    gpu_is_missing = settings.device == "cuda" and not has_gpu()
     _demand(
-        settings.device == "cpu" or on_gpu or "model" in named,
+        not gpu_is_missing or "model" in named,
         f"The profile {name} needs a GPU for {settings.model}, and there is none here: run the profile tiny, or name a "
         "small model of your own (GRPO_MODEL, or --model) to try the path on the CPU.",
     )
     hub.locate(settings.model)
-    if settings.device == "cuda" and not on_gpu:
+    if gpu_is_missing:
         print(f"No GPU here: {settings.model} runs on the CPU, in fp32 instead of {settings.precision} autocast.")
         return replace(settings, device="cpu", precision="fp32")
-    if settings.precision == "bf16" and not bf16_gpu():
+    # Older GPUs such as the T4 only emulate bf16.
+    if settings.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         print("This GPU has no native bf16; using fp16 autocast instead.")
         return replace(settings, precision="fp16")
     return settings
-
-
-def choose_profile() -> str:
-    """Return the name of the largest profile that fits this machine, or of the one in GRPO_PROFILE, and print why.
-
-    "qwen" and "qwen-full" need a GPU and a model that is here or can be fetched. Raises CourseError if GRPO_PROFILE is
-    not a profile.
-    """
-    name, reason = os.environ.get("GRPO_PROFILE", ""), "GRPO_PROFILE asks for it"
-    if name and name not in PROFILES:
-        raise CourseError(f"GRPO_PROFILE={name} is not a profile. Choose one of: {', '.join(PROFILES)}.")
-    if not name:
-        name, reason = _fitting_profile()
-    if name == "tiny":
-        offline()
-    print(f"Profile {name}: {PROFILES[name].description} ({reason}).")
-    return name
 
 
 def has_gpu() -> bool:
@@ -236,33 +218,10 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def gpu_gib() -> float:
-    """Return the memory of the GPU in GiB."""
-    return torch.cuda.get_device_properties(0).total_memory / 2**30
-
-
-def bf16_gpu() -> bool:
-    """Return whether the GPU supports bf16 natively. Older GPUs such as the T4 only emulate it."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _fitting_profile() -> tuple[str, str]:
-    """Return the largest profile that can run here, and the reason."""
-    if not has_gpu():
-        return "tiny", "there is no GPU here"
-    size = gpu_gib()
-    fitting = [name for name, needed in GPU_GIB.items() if size >= needed]
-    if not fitting:
-        return "tiny", f"the GPU has {size:.0f} GiB, and the others need {min(GPU_GIB.values())}"
-    model = os.environ.get("GRPO_MODEL") or PROFILES[fitting[-1]].model
-    if obstacle := hub.obstacle(model):
-        return "tiny", f"there is a GPU, but not {model}: {obstacle}"
-    return fitting[-1], f"the GPU has {size:.0f} GiB"
-
-
-def _from_environment(settings: Settings) -> dict[str, Any]:
+def _from_environment(profile: str) -> dict[str, Any]:
+    """Return the settings that GRPO_MODEL and GRPO_MAX_STEPS name."""
     named: dict[str, Any] = {}
-    if os.environ.get("GRPO_MODEL") and settings.profile != "tiny":
+    if os.environ.get("GRPO_MODEL") and profile != "tiny":
         named["model"] = os.environ["GRPO_MODEL"]
     if steps := os.environ.get("GRPO_MAX_STEPS"):
         try:

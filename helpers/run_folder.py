@@ -27,16 +27,17 @@ SMALL_FILES = 10_000_000  # bytes, enough for tokenizers, samples and histories
 
 
 class Interrupted(CourseError):
-    """A run that ended early. `what` says where, and what is kept; `status` is the exit status for a shell."""
+    """A run that ended early. `what` says where; `kept` is its last checkpoint; `status` is for the shell to return."""
 
-    def __init__(self, where: str, kept: Path | None, status: int, build: bool = False) -> None:
-        self.what, self.status = f"{where}. There is no checkpoint yet.", status
-        if kept:
-            folder = kept.parent
-            self.what = f"{where}. The checkpoint of step {step_of(kept)}, with the history up to it, is in {folder}."
-        again = "build the trainer again, then call " if build else ""
-        resume = f" To continue: {again}trainer.train(resume_from_checkpoint=True)" if kept else ""
-        super().__init__(self.what + resume)
+    def __init__(self, where: str, folder: Path, status: int = 130, rebuild: bool = False) -> None:
+        self.what, self.kept, self.status = f"{where}. There is no checkpoint yet.", last_checkpoint(folder), status
+        way_on = ""
+        if self.kept:
+            step = step_of(self.kept)
+            self.what = f"{where}. The checkpoint of step {step}, with the history up to it, is in {folder}."
+            again = "build the trainer again, then call " if rebuild else ""
+            way_on = f" To continue: {again}trainer.train(resume_from_checkpoint=True)"
+        super().__init__(self.what + way_on)
 
 
 @contextmanager
@@ -94,16 +95,14 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
     CourseError if the folder is not empty, is not a folder, or cannot be written to.
     """
     require_writable(folder)
-    with writing(folder):
-        occupied = any(folder.iterdir())
-    if occupied and not overwrite:
+    if any(folder.iterdir()) and not overwrite:
         raise CourseError(f"The folder {folder} is not empty: choose another one, or add --overwrite.")
     with writing(folder):
         discard_run(folder)
 
 
 def discard_run(folder: Path) -> None:
-    """Remove what a run writes, except the model.
+    """Remove the files that a run writes, except the model.
 
     Files of an earlier run must never lie beside the model of a new one, and nobody should resume from them.
     """
@@ -142,33 +141,33 @@ def step_of(checkpoint: Path) -> int:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest complete checkpoint in `folder`, or None. One that was cut short does not count."""
-    return next((path for path in reversed(checkpoint_folders(folder)) if _is_complete(path)), None)
+    complete = [path for path in checkpoint_folders(folder) if _read_json(path / STATE)]
+    return complete[-1] if complete else None
 
 
 def seal_checkpoint(checkpoint: Path) -> None:
     """Write the checksums of a complete checkpoint, and only then remove the checkpoints that it replaces."""
-    files = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != CHECKSUMS]
-    write_json({path.name: _digest(path) for path in files}, checkpoint / CHECKSUMS)
+    write_json({path.name: _digest(path) for path in sorted(checkpoint.iterdir())}, checkpoint / CHECKSUMS)
     discard(*(other for other in checkpoint_folders(checkpoint.parent) if other != checkpoint))
 
 
-def require_intact(checkpoint: Path) -> None:
-    """Raise CourseError if a file of a checkpoint is not what was saved.
+def checkpoint_to_resume(folder: Path) -> Path:
+    """Return the newest complete checkpoint in `folder`. Raises CourseError if there is none, or if it is damaged.
 
-    Without this check, weights with a few wrong bytes load without an error, and training continues with a ruined
-    model. A run that was killed just before it wrote the checksums leaves none, and then there is nothing to compare.
+    Without the checksums, weights with a few wrong bytes would load without an error, and training would continue with
+    a ruined model. A run that was killed just before it wrote them leaves none, and then there is nothing to compare.
     """
-    if not (checkpoint / CHECKSUMS).exists():
-        return
-    try:
-        saved = dict(json.loads((checkpoint / CHECKSUMS).read_bytes()))
-    except (ValueError, TypeError):
-        saved = {CHECKSUMS: None}
-    if damaged := [name for name, digest in saved.items() if _digest(checkpoint / name) != digest]:
-        raise CourseError(
-            f"The checkpoint {checkpoint} is damaged: {', '.join(damaged)} changed after it was saved. "
-            "Start the run again from the beginning."
-        )
+    kept = last_checkpoint(folder)
+    if kept is None:
+        raise CourseError(f"There is no complete checkpoint in {folder} to resume from.")
+    if (kept / CHECKSUMS).exists():
+        saved = _read_json(kept / CHECKSUMS) or {CHECKSUMS: "unreadable"}
+        if damaged := [name for name, digest in saved.items() if _digest(kept / name) != digest]:
+            raise CourseError(
+                f"The checkpoint {kept} is damaged: {', '.join(damaged)} changed after it was saved. "
+                "Start the run again from the beginning."
+            )
+    return kept
 
 
 def write_unfinished(record: dict[str, Any], folder: Path) -> None:
@@ -188,17 +187,13 @@ def read_unfinished(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
         raise CourseError(
             f"There is no complete checkpoint in {folder} to resume from: start again with --overwrite instead."
         )
-    try:
-        content = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
-        record, intact = content["record"], content["checksum"] == _checksum(content["record"])
-    except (OSError, ValueError, TypeError, KeyError):
-        record, intact = {}, False
-    if not intact:
+    content = _read_json(folder / UNFINISHED)
+    record = content.get("record", {})
+    if content.get("checksum") != _checksum(record):
         raise CourseError(f"{folder / UNFINISHED} is damaged: start again with --overwrite instead of --resume.")
-    old, new = record["given"], json.loads(json.dumps(given))
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    if names:
-        changes = ", ".join(f"{name} {old.get(name)} (now {new.get(name)})" for name in names)
+    old = record["given"]
+    if names := [name for name in given if old.get(name) != given[name]]:
+        changes = ", ".join(f"{name} {old.get(name)} (now {given[name]})" for name in names)
         raise CourseError(f"The run in {folder} was started with other settings: {changes}. Resume with the same ones.")
     record["resumed"].append(step_of(kept))
     return record
@@ -247,11 +242,13 @@ def _interval(bounds: Sequence[float]) -> str:
     return f"[{low:.1f}, {high:.1f}]"
 
 
-def _is_complete(checkpoint: Path) -> bool:
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file. A file that is absent, damaged or cut short gives an empty one."""
     try:
-        return isinstance(json.loads((checkpoint / STATE).read_bytes()), dict)
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return False
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _digest(path: Path) -> str:

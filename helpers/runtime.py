@@ -1,4 +1,4 @@
-"""The notebooks' ground: check packages, quieten libraries, seed, and find the folders of the project.
+"""Prepare a notebook: check its packages, set up libraries, set seeds, and find the folders of the project.
 
 This module imports nothing heavy and no other helper, because the first cell of every notebook runs through it.
 """
@@ -93,8 +93,7 @@ def ready(needs: Iterable[str] = ()) -> None:
             f"This notebook also needs: {_in_words(missing)}. "
             "Run: pip install -r requirements.txt (in the project's folder), then restart the kernel."
         )
-    quieten()
-    share_cores()
+    prepare_libraries()
     print(f"Ready. Python {version}")
 
 
@@ -160,26 +159,23 @@ def _versions() -> dict[str, str]:
     return {(package.metadata["Name"] or "").lower(): package.version for package in found}
 
 
-def quieten() -> None:
-    """Switch off progress bars and warnings that would end up in the notebooks' outputs. Imports no library."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+def prepare_libraries() -> None:
+    """Switch off progress bars and needless warnings, and let idle threads sleep. Imports no library.
+
+    Call this before torch is first imported.
+    """
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # By default, OpenMP's threads wait for each other in a busy loop and take the cores from the verifier and from
+    # other programs. On two busy cores, a training step then took twice as long; on two idle cores this setting changed
+    # nothing.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Without ipywidgets tqdm warns and then writes its bars as text. That suits us: a notebook saved with widgets
     # would also contain their state.
     warnings.filterwarnings("ignore", message="IProgress not found")
     # TRL 1.16 still uses the name that transformers renamed in 5.23. Readers cannot do anything about that.
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
-
-
-def share_cores() -> None:
-    """Make OpenMP threads sleep while they wait for each other, unless OMP_WAIT_POLICY is already set.
-
-    Call this before torch is first imported. By default the threads wait in a busy loop and take the cores from the
-    verifier and from other programs. On two busy cores, a training step then took twice as long; on two idle cores
-    this setting changed nothing.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def offline() -> None:
@@ -203,4 +199,4 @@ def set_seeds(seed: int) -> None:
     random.seed(seed)
     torch.manual_seed(seed)
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)
+        sys.modules["numpy"].random.seed(seed)

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from helpers import rewards, run_folder
 from helpers.problems import Problem, load_problems, split_problems, write_problems
-from helpers.run_folder import RESULT, Interrupted, last_checkpoint, step_of, write_result, writing
-from helpers.runtime import CourseError, offline, quieten, share_cores
-from helpers.verifier import BrokenTestsError, GradingError, isolation_report
+from helpers.run_folder import RESULT, Interrupted, write_result, writing
+from helpers.runtime import CourseError, prepare_libraries
+from helpers.verifier import GradingError, isolation_report
 
 if TYPE_CHECKING:
     from helpers.profiles import Settings
@@ -38,21 +38,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 if all went well; 2, with one sentence, for an error that the reader can fix; 130 (Ctrl-C) or 143 (SIGTERM), with
     the command that continues the run.
     """
-    quieten()
-    share_cores()  # before anything imports torch
+    prepare_libraries()  # before anything imports torch
+    from helpers.profiles import settings_here
+
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parse(argv)
     output = Path(os.path.expanduser(arguments.output))
+    given = {name: getattr(arguments, name) for name in ("max_steps", "seed", "model")}
     try:
-        settings = _settings(arguments)
+        named = {name: value for name, value in given.items() if value is not None}
+        settings = settings_here(arguments.profile, **named)
         reward = find_reward(arguments.reward)
         if not arguments.resume:
             run_folder.prepare_output(output, arguments.overwrite)
         result = run(settings, reward, output, allow_no_signal=arguments.allow_no_signal, resume=arguments.resume)
-    except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"helpers.train: {_how_to_continue(stop, output, argv)}", file=sys.stderr)
-        return getattr(stop, "status", 130)
-    except (CourseError, BrokenTestsError, GradingError) as error:
+    except (Interrupted, KeyboardInterrupt) as error:
+        stop = error if isinstance(error, Interrupted) else Interrupted("Interrupted", output)
+        print(f"helpers.train: {stop.what} {_how_to_continue(stop, argv)}", file=sys.stderr)
+        return stop.status
+    except (CourseError, GradingError) as error:
         print(f"helpers.train: {error}", file=sys.stderr)
         return 2
     print(run_folder.before_after_table(result))
@@ -64,12 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(
-    settings: "Settings",
-    reward: "RewardFunction",
-    output: Path,
-    *,
-    allow_no_signal: bool = False,
-    resume: bool = False,
+    settings: "Settings", reward: "RewardFunction", output: Path, *, allow_no_signal: bool, resume: bool
 ) -> dict[str, Any]:
     """Evaluate, train, evaluate again, and save everything in `output`. Returns the content of result.json.
 
@@ -77,8 +76,6 @@ def run(
     there is no such run or if it had other settings, and Interrupted if a signal stops the training.
     """
     started = perf_counter()
-    if settings.profile == "tiny":
-        offline()
     problems = load_problems(settings.problems)
     train, held_out = split_problems(problems)
     given = _given(settings, reward, problems)
@@ -176,21 +173,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--reward", default="passes_tests", metavar="NAME", help="a function in helpers.rewards")
     parser.add_argument("--model", help="folder or Hub id to start from")
     parser.add_argument(
-        "--allow-no-signal",
-        action="store_true",
-        help="train even if the rewards within each sampled group are all equal",
+        "--allow-no-signal", action="store_true", help="train even if each group's rewards are all equal"
     )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run in DIR")
     existing.add_argument("--resume", action="store_true", help="continue the interrupted run in DIR")
     return parser.parse_args(argv)
-
-
-def _settings(arguments: argparse.Namespace) -> "Settings":
-    from helpers.profiles import settings_here
-
-    given = {name: getattr(arguments, name) for name in ("max_steps", "seed", "model")}
-    return settings_here(arguments.profile, **{name: value for name, value in given.items() if value is not None})
 
 
 def _given(settings: "Settings", reward: "RewardFunction", problems: Sequence[Problem]) -> dict[str, Any]:
@@ -199,20 +187,15 @@ def _given(settings: "Settings", reward: "RewardFunction", problems: Sequence[Pr
     return {**asdict(settings), "reward": reward.__name__, "SHA-256 of the problems": digest}
 
 
-def _how_to_continue(stop: BaseException, output: Path, argv: Sequence[str]) -> str:
-    kept = last_checkpoint(output)
-    what = (
-        f"Interrupted; the checkpoint of step {step_of(kept)} is in {output}."
-        if kept
-        else "Interrupted before training."
-    )
-    words, option = ("continue", "--resume") if kept else ("start again", "--overwrite")
+def _how_to_continue(stop: Interrupted, argv: Sequence[str]) -> str:
+    """Return the command that continues the run, or that starts it again if it has no checkpoint."""
+    words, option = ("continue", "--resume") if stop.kept else ("start again", "--overwrite")
     same = [word for word in argv if word not in ("--resume", "--overwrite")]
-    command = shlex.join([sys.orig_argv[0], "-m", "helpers.train", *same, option])
-    return f"{getattr(stop, 'what', what)} To {words}: {command}"
+    return f"To {words}: {shlex.join([sys.orig_argv[0], '-m', 'helpers.train', *same, option])}"
 
 
 def _tuples(value: Any) -> Any:
+    """Return `value` with the tuples that JSON turned into lists."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
 from functools import wraps
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +21,7 @@ from helpers import figures, run_folder
 from helpers.policy import Prompt, load_policy, sample_completions
 from helpers.problems import Problem, columns, prompt_of
 from helpers.profiles import Settings, SettingsError
-from helpers.run_folder import Interrupted, last_checkpoint, step_of
+from helpers.run_folder import Interrupted, step_of
 from helpers.runtime import CourseError
 
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -51,27 +52,19 @@ class NoSignalError(CourseError):
 def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
     """Return the settings as TRL's GRPOConfig, with one optimizer step per batch of samples and no reporting.
 
+    Each setting that TRL has goes to it under the same name.
+
     >>> from helpers.profiles import profile_settings
     >>> grpo_config(profile_settings("tiny"), "my-run").generation_batch_size
     64
     """
+    # The evaluation's batch size stays ours, because TRL's own evaluation is not used.
+    theirs = {field.name for field in fields(GRPOConfig)} - {"per_device_eval_batch_size"}
+    shared = {name: value for name, value in asdict(settings).items() if name in theirs}
     return GRPOConfig(
+        **shared | {"per_device_train_batch_size": settings.micro_batch},
         output_dir=str(output_dir),
-        per_device_train_batch_size=settings.micro_batch,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,  # TRL then samples once per optimizer step
-        num_generations=settings.num_generations,
-        max_completion_length=settings.max_completion_length,
-        max_steps=settings.max_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        temperature=settings.temperature,
-        loss_type=settings.loss_type,
-        scale_rewards=settings.scale_rewards,
-        beta=settings.beta,
-        epsilon=settings.epsilon,
-        max_grad_norm=settings.max_grad_norm,
-        mask_truncated_completions=settings.mask_truncated_completions,
-        seed=settings.seed,
         use_cpu=settings.device == "cpu",
         bf16=settings.precision == "bf16",  # TRL's default is True, which is slower on a CPU and refused there
         fp16=settings.precision == "fp16",  # with gradient scaling
@@ -79,7 +72,6 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
         dataloader_pin_memory=settings.device != "cpu",
         logging_steps=1,
         save_strategy="steps",  # and after the last step
-        save_steps=settings.save_steps,
         report_to="none",
         disable_tqdm=True,
     )
@@ -154,7 +146,7 @@ class Checkpoints(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remove what is in the way of the next checkpoint. The trainer logs each step just before it saves."""
+        """Make room for the next checkpoint. The trainer logs each step just before it saves."""
         if control.should_save:
             self.saving = True
             # A checkpoint of the same step may have been cut short earlier. Its files must not mix with the new ones.
@@ -171,9 +163,8 @@ class Checkpoints(TrainerCallback):
         self.signum, self.saving = 0, False
         in_main = threading.current_thread() is threading.main_thread()
         signals = [signal.SIGINT, signal.SIGTERM] if in_main else []
-        # A job in the background ignores SIGINT, and must go on ignoring it. None means that the handler was not
-        # installed by Python, so Python could not put it back.
-        before = {s: signal.getsignal(s) for s in signals if signal.getsignal(s) not in (signal.SIG_IGN, None)}
+        # A job in the background ignores SIGINT, and must go on ignoring it.
+        before = {s: signal.getsignal(s) for s in signals if signal.getsignal(s) != signal.SIG_IGN}
         for signum in before:
             signal.signal(signum, self._receive)
         try:
@@ -221,28 +212,30 @@ class ResumableTrainer(GRPOTrainer):
         # After half a step, TRL still holds that step's completions, counters and metrics. A second run would use
         # them, and would end with other weights without any error. They cannot be reset except by private names.
         if self._cut_short:
-            raise CourseError(
-                "This trainer ended in the middle of a run, so it cannot continue: build the trainer again."
-            )
-        kept = self._find_checkpoint() if resume_from_checkpoint else None
-        if kept and step_of(kept) >= self.args.max_steps:
-            return self._restore_end(kept)
-        self._epochs_done = int(_state(kept).epoch or 0) if kept else 0
+            raise CourseError("This trainer was stopped in the middle of a step. To continue, build the trainer again.")
+        folder, max_steps = Path(str(self.args.output_dir)), self.args.max_steps
+        kept = run_folder.checkpoint_to_resume(folder) if resume_from_checkpoint else None
+        if kept:
+            print(f"Resuming from step {step_of(kept)} of {max_steps}.", flush=True)
+            if step_of(kept) >= max_steps:
+                return self._restore_end(kept)
+            self._epochs_done = int(_state(kept).epoch or 0)
         self._cut_short = True
         try:
             with self._checkpoints.listening():
                 output = super().train(resume_from_checkpoint=str(kept) if kept else None)
         except KeyboardInterrupt:
-            step = self.state.global_step + 1
-            raise self._ended(f"Stopped at once in step {step} of {self.args.max_steps}") from None
+            where = f"Stopped at once in step {self.state.global_step + 1} of {max_steps}"
+            raise Interrupted(where, folder, 128 + self._checkpoints.signum, rebuild=True) from None
         except Exception as error:
             if not self._checkpoints.saving:
                 raise
-            what = f"The checkpoint of step {self.state.global_step} cannot be written to {self._folder}"
-            raise self._ended(f"{what}: {run_folder.reason_of(error, self._folder)}", status=2) from error
+            where = f"The checkpoint of step {self.state.global_step} cannot be written to {folder}"
+            raise Interrupted(f"{where}: {run_folder.reason_of(error, folder)}", folder, 2, rebuild=True) from error
         self._cut_short = False
         if self._checkpoints.signum:
-            raise self._ended(f"Stopped after step {self.state.global_step} of {self.args.max_steps}")
+            where = f"Stopped after step {self.state.global_step} of {max_steps}"
+            raise Interrupted(where, folder, 128 + self._checkpoints.signum)
         return output
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -263,34 +256,16 @@ class ResumableTrainer(GRPOTrainer):
         """Refuse a checkpoint that lacks weights.
 
         Without this, each resume would warn about a missing "lm_head.weight" that is not missing: the output layer is
-        tied to the embedding, so it is not saved. And weights that do lack would only be warned about.
+        tied to the embedding, so it is not saved. And if weights were really missing, it would only warn.
         """
         if lacking := {name for name, _ in self.model.named_parameters()} & set(load_result.missing_keys):
             raise CourseError(f"The checkpoint lacks weights of this model: {', '.join(sorted(lacking))}.")
-
-    @property
-    def _folder(self) -> Path:
-        return Path(str(self.args.output_dir))
-
-    def _find_checkpoint(self) -> Path:
-        kept = last_checkpoint(self._folder)
-        if kept is None:
-            raise CourseError(f"There is no complete checkpoint in {self._folder} to resume from.")
-        run_folder.require_intact(kept)
-        print(f"Resuming from step {step_of(kept)} of {self.args.max_steps}.", flush=True)
-        return kept
 
     def _restore_end(self, checkpoint: Path) -> TrainOutput:
         """Take model and history from the last step's checkpoint. Without this, transformers trains one step more."""
         self.model.load_state_dict(load_policy(checkpoint)[0].state_dict())
         self.state = _state(checkpoint)
         return TrainOutput(self.state.global_step, float("nan"), {"train_runtime": self.train_seconds})
-
-    def _ended(self, where: str, status: int | None = None) -> Interrupted:
-        kept = last_checkpoint(self._folder)
-        if status is None:
-            status = 128 + (self._checkpoints.signum or signal.SIGINT)
-        return Interrupted(where, kept, status, build=self._cut_short)
 
 
 def _state(checkpoint: Path) -> TrainerState:
@@ -315,9 +290,9 @@ class StopWithoutSignal(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """Show how the training goes: learning curves in a notebook, lines of text elsewhere.
+    """Show the progress of a training run: learning curves in a notebook, lines of text elsewhere.
 
-    The curves are drawn again every two seconds. `extra` names more columns of the history to draw, for example that
+    The curves are redrawn every two seconds. `extra` names more columns of the history to draw, for example that
     of a reward function of weight 0. Given a `prompt`, its greedy completion is printed every `every` steps.
     """
 
@@ -359,10 +334,8 @@ class Progress(TrainerCallback):
         history = _frame(state.log_history)
         if absent := [name for name in self.extra if name not in history]:
             raise SettingsError(f"The history has no column {', '.join(absent)}; it has: {', '.join(history)}.")
-        seconds_left = None
-        if steps_left := state.max_steps - state.global_step:
-            done = state.global_step - self.first_step
-            seconds_left = steps_left * (perf_counter() - self.begun) / done if done else None
+        done, steps_left = state.global_step - self.first_step, state.max_steps - state.global_step
+        seconds_left = steps_left * (perf_counter() - self.begun) / done if done else None
         if figures.in_notebook():
             shown = {"max_steps": state.max_steps, "seconds_left": seconds_left, "extra": self.extra}
             self.picture.draw(figures.learning_curves(history, **shown))
@@ -390,10 +363,7 @@ def _frame(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _line(row: pd.Series, max_steps: int, seconds_left: float | None) -> str:
-    left = ""
-    if seconds_left is not None:
-        amount = f"{seconds_left:.0f} s" if seconds_left < 120 else f"{seconds_left / 60:.0f} min"
-        left = f"  about {amount} left"
+    left = f"  about {figures.duration(seconds_left)} left" if seconds_left else ""
     return (
         f"step {row['step']:3.0f}/{max_steps}  reward {row['reward']:.2f}  groups without signal "
         f"{row['frac_reward_zero_std']:.2f}  entropy {row['entropy']:.3f}  length {row['completion_length']:.0f}  "
@@ -417,14 +387,12 @@ def _timed(reward_function: RewardFunction, functions: int) -> RewardFunction:
 
 def _no_signal_message(seen: pd.DataFrame, settings: Settings) -> str:
     reward, truncated = seen["reward"].mean(), seen["clipped_ratio"].mean()
-    what, way_out = f"mean reward {reward:g}", "take easier problems"
+    what, way_out = f"mean reward {reward:g}", f"take {'harder' if reward > 0 else 'easier'} problems"
     if pd.isna(reward):
         what, way_out = "no completion could be graded", "check the verifier first"
     elif truncated > 0.5:
         what += f"; {truncated:.0%} of the completions were truncated"
         way_out = f"raise max_completion_length (now {settings.max_completion_length})"
-    elif reward > 0:
-        way_out = "take harder problems or a finer reward"
     return (
         f"The first {len(seen)} steps gave no signal ({what}). A group teaches the model something only if its "
         f"{settings.num_generations} completions get different rewards, so nothing can be learned: {way_out}, or "

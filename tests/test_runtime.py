@@ -47,7 +47,7 @@ def test_a_folder_that_cannot_be_made_gets_a_sentence(tmp_path, monkeypatch):
         runtime.output_folder()
 
 
-def test_ready_where_all_is_there(capsys):
+def test_ready_if_nothing_is_missing(capsys):
     runtime.ready(["pytest>=1", "packaging"])
     assert capsys.readouterr().out == f"Ready. Python {sys.version_info[0]}.{sys.version_info[1]}\n"
 
@@ -104,7 +104,8 @@ def test_offline_is_what_the_hub_library_then_says(order, root):
 
 
 def test_seeds_repeat_what_is_drawn():
-    numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
+    import numpy
+    import torch
 
     def draw(seed: int) -> tuple[float, ...]:
         runtime.set_seeds(seed)
@@ -124,17 +125,17 @@ def test_a_repeated_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def test_waiting_threads_sleep_unless_the_reader_wants_otherwise(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    runtime.share_cores()
+    runtime.prepare_libraries()
     assert runtime.os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
     monkeypatch.delenv("OMP_WAIT_POLICY")
-    runtime.share_cores()
+    runtime.prepare_libraries()
     assert runtime.os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
-def test_a_name_that_trl_still_uses_is_no_news_to_a_reader():
+def test_the_warning_about_a_setting_that_trl_has_not_renamed_yet_is_hidden():
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        runtime.quieten()
+        runtime.prepare_libraries()
         warnings.warn("`gradient_checkpointing` is deprecated and will be removed in v6.", FutureWarning, stacklevel=1)
         warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
     assert [str(warning.message) for warning in shown] == ["something else is deprecated"]

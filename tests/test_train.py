@@ -132,16 +132,6 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(command, tmp_path,
     assert [path.name for path in output.iterdir()] == ["mine.txt"]
 
 
-def test_overwrite_replaces_the_run_and_nothing_else(command, tmp_path):
-    output = tmp_path / "run"
-    output.mkdir()
-    (output / "mine.txt").write_text("keep")
-    (output / "result.json").write_text("stale")
-    assert command("--overwrite")[0] == 0
-    assert (output / "mine.txt").read_text() == "keep"
-    assert read(output)["profile"] == "tiny"
-
-
 def test_a_run_without_signal_leaves_an_empty_folder_for_the_next_one(command, tmp_path, capsys):
     output = tmp_path / "run"
     output.mkdir()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from random_policy import arithmetic_problems, save_random_policy
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from helpers import figures, runtime, training
 from helpers.losses import LOSS_TYPES
@@ -118,9 +118,12 @@ def test_the_configuration_carries_every_setting_that_trl_has(tmp_path):
     )
     config = grpo_config(settings, tmp_path)
     ours_alone = {"device", "per_device_eval_batch_size"}  # TRL's own evaluation is not used
-    shared = {name: value for name, value in asdict(settings).items() if hasattr(config, name)}
-    shared = {name: value for name, value in shared.items() if name not in ours_alone}
-    assert {name: getattr(config, name) for name in shared} == shared
+    shared = {name for name in asdict(settings) if hasattr(config, name)} - ours_alone
+    assert all(getattr(config, name) == getattr(settings, name) for name in shared)
+    assert (
+        config.per_device_eval_batch_size
+        == GRPOConfig(str(tmp_path), use_cpu=True, bf16=False).per_device_eval_batch_size
+    )
     assert config.device.type == settings.device
     assert len(shared) == 16
     assert config.generation_batch_size == 15
@@ -357,7 +360,7 @@ class Clock:
 def test_a_terminal_gets_a_line_now_and_then_with_the_time_that_is_left(train, monkeypatch, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
-        runtime.quieten()  # as notebooks and the command line do first
+        runtime.prepare_libraries()  # as notebooks and the command line do first
         monkeypatch.setattr(training, "perf_counter", Clock())
         monkeypatch.setattr(training, "LINE_SECONDS", 2.0)  # looks: two to grade, one to decide, two to show
         train()
@@ -391,7 +394,7 @@ def test_a_notebook_gets_one_picture_that_the_clock_redraws_in_place(train, monk
     assert (new, finished) == ("new", "finished")
     assert [one["steps"] for one in drawn] == [1, 4, 6]
     assert {(one["max_steps"], one["extra"]) for one in drawn} == {(6, ("clipped_ratio",))}
-    assert drawn[1]["seconds_left"] == pytest.approx(2, abs=1) and drawn[-1]["seconds_left"] is None
+    assert drawn[1]["seconds_left"] == pytest.approx(2, abs=1) and drawn[-1]["seconds_left"] == 0
     assert capsys.readouterr().out == ""
 
 
@@ -401,6 +404,6 @@ def test_a_column_that_the_history_lacks_is_named(train):
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(None, "1.0 s"), (40.4, "about 40 s left"), (600, "about 10 min left")])
-def test_the_time_that_is_left_in_words(seconds, said, train):
+def test_the_time_that_is_left_in_words(seconds, said):
     row = {"step": 1, "reward": 0.5, "frac_reward_zero_std": 0, "entropy": 1, "completion_length": 8, "seconds": 1.0}
     assert training._line(pd.Series(row), 9, seconds).endswith(said)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.problems import Problem, write_problems
-from helpers.runtime import CourseError, offline, quieten
+from helpers.runtime import CourseError, offline, prepare_libraries
 
 CHEAT = re.compile(r"SystemExit|exit\(")
 
@@ -33,7 +33,7 @@ def remake(folder: Path, steps: int | None = None) -> None:
 
     `steps` replaces the recipe's number of pre-training steps. Raises CourseError if a file cannot be written.
     """
-    quieten()
+    prepare_libraries()
     offline()
     started = time.monotonic()
     print("Making the problems (about a minute) ...", flush=True)

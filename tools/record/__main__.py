@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers.runtime import CourseError, offline, output_folder, quieten, share_cores
+from helpers.runtime import CourseError, offline, output_folder, prepare_libraries
 from tools.record import EXPERIMENTS
 from tools.record.table import record
 
@@ -23,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds to run (default: 0 1 2)")
     parser.add_argument("--output", type=Path, help="folder to add the rows in (default: build/record)")
     chosen = parser.parse_args(arguments)
-    quieten()
-    share_cores()
+    prepare_libraries()
     offline()
     try:
         experiment = importlib.import_module(f"tools.record.{chosen.name.replace('-', '_')}")
