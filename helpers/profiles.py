@@ -47,6 +47,7 @@ class Settings:
     scale_rewards: str = "none"  # "group" divides each advantage by the standard deviation of its group
     beta: float = 0.0  # weight of the KL penalty; 0 loads no reference model
     epsilon: float = 0.2  # clip range of the probability ratio; on-policy the ratio is 1 and nothing is clipped
+    epsilon_high: float | None = None  # upper end of the clip range, 1 + epsilon_high; None: the same as epsilon
     max_grad_norm: float = 1.0
     save_steps: int = 20  # steps between checkpoints; a crash loses at most this many
     mask_truncated_completions: bool = False  # False: truncated completions stay in the loss
@@ -72,6 +73,10 @@ class Settings:
             self.num_generations >= 2,
             f"num_generations must be at least 2, not {self.num_generations}: a completion is compared with the "
             "others of its group, and alone its advantage is always 0.",
+        )
+        _demand(
+            self.loss_type != "cispo" or self.epsilon_high is not None,
+            "cispo caps the ratio at epsilon_high itself, not at 1 + epsilon_high: set epsilon_high, for example to 5.",
         )
         _demand(self.beta >= 0, f"beta must be at least 0, not {self.beta}.")
         # NumPy accepts no larger seed, and transformers seeds NumPy too.

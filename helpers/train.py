@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from helpers import rewards, run_folder
-from helpers.problems import Problem, load_problems, split_problems, write_problems
+from helpers.problems import Problem, check_solutions, load_problems, split_problems, write_problems
 from helpers.run_folder import RESULT, Interrupted, write_result, writing
 from helpers.runtime import CourseError, prepare_libraries
 from helpers.verifier import GradingError, isolation_report
@@ -80,6 +80,7 @@ def run(
     train, held_out = split_problems(problems)
     given = _given(settings, reward, problems)
     record = run_folder.read_unfinished(output, given) if resume else None
+    train, refused = _usable(train, held_out)
     from helpers.evaluation import Evaluation, compare, evaluate, print_progress, write_samples
     from helpers.memory import plan_memory
     from helpers.policy import load_policy, save_policy
@@ -122,6 +123,7 @@ def run(
         "settings": asdict(settings),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "isolation": isolation,
+        "refused": refused,  # training problems that were left out, with the reason
         "seconds": record["seconds"] + trainer.train_seconds + perf_counter() - trained,
         "train_seconds": trainer.train_seconds,
         "resumed": record["resumed"],  # the steps after which it was resumed
@@ -179,6 +181,24 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     existing.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run in DIR")
     existing.add_argument("--resume", action="store_true", help="continue the interrupted run in DIR")
     return parser.parse_args(argv)
+
+
+def _usable(train: list[Problem], held_out: list[Problem]) -> tuple[list[Problem], dict[str, str]]:
+    """Leave out the training problems whose own solution fails: their reward would say nothing about a completion.
+
+    Returns the others, and the reason for each task_id that is left out. Raises CourseError for a held-out problem,
+    because a score over a part of the held-out problems is not the score.
+    """
+    refused = {problem.task_id: reason for problem, reason in check_solutions(train + held_out)}
+    for problem in held_out:
+        if problem.task_id in refused:
+            raise CourseError(
+                f"The held-out problem {problem.task_id} cannot be used: {refused[problem.task_id]} Correct it or take "
+                "it out of the file; python -m helpers.problems FILE lists all such problems."
+            )
+    for task_id, reason in refused.items():
+        print(f"Left out {task_id}: {reason}", flush=True)
+    return [problem for problem in train if problem.task_id not in refused], refused
 
 
 def _given(settings: "Settings", reward: "RewardFunction", problems: Sequence[Problem]) -> dict[str, Any]:

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from small_run import small_settings, vowels
 
 from helpers import evaluation, profiles, rewards, run_folder, train
 from helpers.policy import load_policy, sample_completions
+from helpers.problems import load_problems, split_problems, write_problems
 from helpers.runtime import CourseError
 from helpers.verifier import isolation_report
 
@@ -20,6 +22,7 @@ KEYS = [
     "settings",
     "versions",
     "isolation",
+    "refused",
     "seconds",
     "train_seconds",
     "resumed",
@@ -70,7 +73,7 @@ def test_a_run_leaves_a_model_that_loads_and_the_whole_result(command, capfd):
     assert (result["settings"]["max_steps"], result["settings"]["seed"]) == (3, 7)
     assert result["versions"]["trl"]
     assert result["isolation"] == {name: layer.on for name, layer in isolation_report().items()}
-    assert result["resumed"] == []
+    assert result["resumed"] == [] and result["refused"] == {}
     assert 0 < result["train_seconds"] < result["seconds"]
     assert result["train_seconds"] == pytest.approx(sum(row["seconds"] for row in result["history"]))
     assert [row["step"] for row in result["history"]] == [1, 2, 3]
@@ -94,6 +97,33 @@ def test_a_run_leaves_a_model_that_loads_and_the_whole_result(command, capfd):
     moved = [not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True)]
     assert any(moved)
     assert len(sample_completions(trained, tokenizer, ["x"], max_completion_length=4)[0]) == 1
+
+
+def break_solution(folder, of_training):
+    """Give one problem of the small run, which is or is not trained on, a solution that fails. Returns its task_id."""
+    path = folder / "problems.jsonl"
+    problems = load_problems(path)
+    broken = split_problems(problems)[0 if of_training else 1][0].task_id
+    changed = [replace(p, canonical_solution="    return None\n") if p.task_id == broken else p for p in problems]
+    write_problems(changed, path)
+    return broken
+
+
+def test_a_training_problem_whose_own_solution_fails_is_left_out(command, tmp_path, capsys):
+    broken = break_solution(tmp_path, of_training=True)
+    status, output = command("--max-steps", "1")
+    assert status == 0
+    refused = read(output)["refused"]
+    assert list(refused) == [broken] and "own solution fails" in refused[broken]
+    printed = capsys.readouterr().out
+    assert f"Left out {broken}: its own solution fails" in printed and "1 steps on 5 problems; 6 are held out" in printed
+
+
+def test_a_held_out_problem_whose_own_solution_fails_stops_the_run(command, tmp_path, capsys):
+    broken = break_solution(tmp_path, of_training=False)
+    status, output = command("--max-steps", "1")
+    assert status == 2 and not (output / "result.json").exists()
+    assert f"The held-out problem {broken} cannot be used: its own solution fails" in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(command):

@@ -77,6 +77,7 @@ def weights(trainer):
         ({"scale_rewards": "std"}, "scale_rewards must be one of group, batch, none"),
         ({"loss_type": "gspo"}, f"loss_type must be one of {', '.join(LOSS_TYPES)}, not"),
         ({"loss_type": "vespo"}, "loss_type must be one of"),  # TRL has it, but helpers.losses does not compute it
+        ({"loss_type": "cispo"}, "cispo caps the ratio at epsilon_high itself"),
         ({"precision": "fp8"}, "precision must be one of fp32, fp16, bf16"),
         ({"per_device_train_batch_size": 5}, "must divide the 12 completions of a step, and 5 does not"),
         ({"per_device_train_batch_size": 0}, "and 0 does not"),
