@@ -110,6 +110,7 @@ def test_the_configuration_carries_every_setting_that_trl_has(tmp_path):
         scale_rewards="batch",
         beta=0.03,
         epsilon=0.1,
+        epsilon_high=0.3,
         max_grad_norm=0.5,
         mask_truncated_completions=True,
         per_device_train_batch_size=5,
@@ -126,7 +127,7 @@ def test_the_configuration_carries_every_setting_that_trl_has(tmp_path):
         == GRPOConfig(str(tmp_path), use_cpu=True, bf16=False).per_device_eval_batch_size
     )
     assert config.device.type == settings.device
-    assert len(shared) == 16
+    assert len(shared) == 17
     assert config.generation_batch_size == 15
     assert (config.steps_per_generation, config.gradient_accumulation_steps, config.num_iterations) == (3, 3, 1)
     assert config.save_strategy == "steps" and config.disable_tqdm
