@@ -198,7 +198,7 @@ def _choose(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> 
 def _forward(model: PreTrainedModel) -> Callable[..., Any]:
     """Return a function that runs the model on new tokens, with the arguments that this kind of model takes."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PEFT model takes **kwargs
-    accepted = inspect.signature(base.forward).parameters
+    accepted = inspect.signature(type(base).forward).parameters  # a trainer may have wrapped base.forward
 
     def forward(ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: Any) -> Any:
         options = {"position_ids": position, "logits_to_keep": 1}

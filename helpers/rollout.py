@@ -1,0 +1,62 @@
+"""Let TRL's GRPOTrainer sample with the sampler for groups, through its `rollout_func`."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from helpers.policy import tokenize_prompt
+from helpers.sampling import EndRule, is_cut_off, sample_group_ids
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
+
+def group_rollout(
+    *,
+    temperature: float = 1.0,
+    max_completion_length: int,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    seed: int = 0,
+    ends: EndRule | None = None,
+    mask_cut_off: bool = False,
+) -> Callable[[list, "GRPOTrainer"], dict[str, Any]]:
+    """Return a `rollout_func` for GRPOTrainer. The arguments are those of `sample_group_ids`.
+
+    TRL calls it once per generation batch, with every prompt repeated `num_generations` times. The draws depend on
+    `seed`, the step and the process alone, so a resumed run samples what an uninterrupted one does.
+
+    The reward functions get a column more, `cut_off`: True for a completion that reached the length limit. TRL itself
+    counts every completion without an EOS token as cut off, also one that the rule `ends` has ended. For the same
+    reason leave GRPOConfig's `mask_truncated_completions` at False and ask for `mask_cut_off` here.
+    """
+
+    def rollout(prompts: list, trainer: "GRPOTrainer") -> dict[str, Any]:
+        model, tokenizer = trainer.accelerator.unwrap_model(trainer.model_wrapped), trainer.processing_class
+        prompt_ids = [tokenize_prompt(tokenizer, prompt) for prompt in prompts]
+        groups = sample_group_ids(
+            model,
+            tokenizer,
+            prompts,
+            temperature=temperature,
+            max_completion_length=max_completion_length,
+            batch_size=batch_size,
+            precision=precision,
+            seed=_seed(seed, trainer.state.global_step, trainer.accelerator.process_index),
+            ends=ends,
+        )
+        completion_ids = [ids for (ids,) in groups]
+        cut_off = [is_cut_off(model, tokenizer, ids, max_completion_length, ends) for ids in completion_ids]
+        # TRL needs the key "logprobs", but uses the values only to correct for another engine's rounding, as vLLM's.
+        output = {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None, "cut_off": cut_off}
+        if mask_cut_off:
+            output["env_mask"] = [[int(not cut)] * len(ids) for cut, ids in zip(cut_off, completion_ids, strict=True)]
+        return output
+
+    return rollout
+
+
+def _seed(*numbers: int) -> int:
+    """Mix several numbers into one seed, so that (0, 1) and (1, 0) give different streams."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
