@@ -5,11 +5,12 @@ import pytest
 import torch
 from transformers import PrinterCallback
 from trl import GRPOTrainer
+from trl.trainer import utils
 
 from helpers.policy import load_policy
 from helpers.problems import load_problems, split_problems
 from helpers.rewards import passes_tests
-from helpers.rollout import group_rollout
+from helpers.rollout import completions_only, group_rollout
 from helpers.settings import profile_settings
 from helpers.training import grpo_config, train_dataset
 
@@ -96,3 +97,26 @@ def test_draws_depend_on_seed_step_and_process_and_on_no_other_stream():
 
     assert sample(0, 1, 0) == sample(0, 1, 0)
     assert len({sample(*case) for case in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)]}) == 6
+
+
+def test_scoring_completions_only_gives_the_same_step_for_less_work(tmp_path, monkeypatch):
+    scored = []
+    apply = utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        utils._ChunkedLogProbFunction, "apply", lambda hidden, *rest: scored.append(len(hidden)) or apply(hidden, *rest)
+    )
+    before = train(tmp_path, by_turns, seed=1)
+    with completions_only():
+        after = train(tmp_path, by_turns, seed=1)
+    for name in ("loss", "grad_norm", "entropy"):
+        assert after[name] == pytest.approx(before[name], rel=1e-3, abs=1e-6)
+    assert scored[1] == pytest.approx(GROUPS * GROUP * after["completions/mean_length"])
+    assert scored[1] < scored[0] / 2
+    train(tmp_path, by_turns, seed=1)
+    assert scored[2] == scored[0]  # the change ends with the block
+
+
+def test_a_trl_without_that_function_is_left_as_it_is(monkeypatch):
+    monkeypatch.delattr(utils, "_use_triton")
+    with completions_only():
+        assert not hasattr(utils, "_use_triton")
