@@ -48,11 +48,16 @@ def add_adapter(
         layers_to_transform=None if layers is None else list(layers),
         task_type="CAUSAL_LM",
     )
-    for weight in model.parameters():  # not model.to(dtype), which would round the frequencies of the positions too
-        weight.data = weight.data.to(dtype)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(model, config).eval()
+        return get_peft_model(convert_weights(model, dtype), config).eval()
+
+
+def convert_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Convert the weights in place and return the model. (`model.to` would round the frequencies of positions too.)"""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -76,8 +81,8 @@ def load_adapter(
     from peft import PeftConfig, PeftModel
 
     name = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    base, tokenizer = load_policy(name, device=device, dtype=dtype)
-    return PeftModel.from_pretrained(base, folder).eval(), tokenizer
+    base, tokenizer = load_policy(name, device=device)
+    return PeftModel.from_pretrained(convert_weights(base, dtype), folder).eval(), tokenizer
 
 
 def check_adapter(

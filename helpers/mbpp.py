@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import hub
-from helpers.problems import Problem, ProblemError, _read_rows, _refuse_duplicates
+from helpers.problems import Problem, ProblemError, read_problems
 
 MBPP_HUB = "google-research-datasets/mbpp"
 MBPP_TRAIN = range(601, 975)  # MBPP's own split, by task_id; 1 to 10 are examples for prompts, 511 to 600 validation
@@ -28,15 +28,8 @@ def load_mbpp() -> list[Problem]:
     """
     named = os.environ.get("MBPP_PATH")
     if named:
-        path = Path(named)
-        rows: Iterable[tuple[str, Any]] = ((f"{path}, line {number}", row) for number, row in _read_rows(path))
-    else:
-        rows = ((f"{MBPP_HUB}, row {number}", row) for number, row in enumerate(_rows_from_hub(), 1))
-    problems = [problem_from_mbpp(row, where) for where, row in rows]
-    if not problems:
-        raise ProblemError(f"{named or MBPP_HUB} contains no problems.")
-    _refuse_duplicates(problems, named or MBPP_HUB)
-    return problems
+        return read_problems(Path(named))
+    return [problem_from_mbpp(row, f"{MBPP_HUB}, row {number}") for number, row in enumerate(_rows_from_hub(), 1)]
 
 
 def split_mbpp(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
@@ -44,11 +37,6 @@ def split_mbpp(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem
     numbered = [(int(problem.task_id.rpartition("/")[2]), problem) for problem in problems]
     train = [problem for number, problem in numbered if number in MBPP_TRAIN]
     return train, [problem for number, problem in numbered if number in MBPP_TEST]
-
-
-def is_mbpp_row(row: object) -> bool:
-    """Tell whether a row of a file is in MBPP's form: it has `code` and `test_list`."""
-    return isinstance(row, dict) and "code" in row and "test_list" in row
 
 
 def problem_from_mbpp(row: Any, where: str = "MBPP row") -> Problem:

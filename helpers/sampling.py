@@ -31,6 +31,7 @@ def sample_group_ids(
     precision: str = "fp32",
     seed: int = 0,
     ends: EndRule | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[list[list[int]]]:
     """Sample token ids: `num_samples` lists per prompt, each at most `max_completion_length` long.
 
@@ -39,7 +40,8 @@ def sample_group_ids(
     Each call draws from a random stream of its own, started at `seed`, and leaves the model's mode as it was.
 
     `ends` is an extra rule, such as `function_ended`: as soon as it is true of a completion's text, the completion
-    ends. The token that made it true is the last one, and no EOS token follows it.
+    ends. The token that made it true is the last one, and no EOS token follows it. After each batch, `progress` is
+    called with the number of completions in it.
 
     "fp16" and "bf16" sample under autocast on a GPU. On a CPU they change nothing: autocast would convert every weight
     again for every token, which takes far longer than the computation itself. A model with a recurrent state instead of
@@ -62,6 +64,8 @@ def sample_group_ids(
             precision=precision,
             seed=seed,
         )
+        if progress:
+            progress(len(prompts) * num_samples)
         return [[_cut(tokenizer, ids, ends) for ids in group] for group in groups]
     tokens = [tokenize_prompt(tokenizer, prompt) for prompt in prompts]
     # Sort by length, so that a batch needs little padding. The samples of one prompt stay together.
@@ -86,6 +90,8 @@ def sample_group_ids(
                 )
                 for i, ids in zip(batch, rows, strict=True):
                     completions[i].append(ids)
+                if progress:
+                    progress(len(batch))
     finally:
         model.train(was_training)
     return completions

@@ -10,7 +10,15 @@ from helpers.sampling import sample_group_ids
 
 pytest.importorskip("peft")
 from helpers import lora  # noqa: E402
-from helpers.lora import add_adapter, check_adapter, is_adapter, load_adapter, merge_adapter, save_adapter  # noqa: E402
+from helpers.lora import (  # noqa: E402
+    add_adapter,
+    check_adapter,
+    convert_weights,
+    is_adapter,
+    load_adapter,
+    merge_adapter,
+    save_adapter,
+)
 
 PROMPTS = [problem.prompt for problem in load_problems("tiny")[::60]][:8]
 GREEDY = {"temperature": 0, "max_completion_length": 40, "batch_size": 4}
@@ -57,7 +65,8 @@ def test_all_linear_layers_but_the_output_get_an_adapter_or_those_of_the_chosen_
 
 
 def test_a_new_adapter_changes_nothing_and_its_seed_fixes_it():
-    model, tokenizer = load_policy("data/tiny_coder", dtype=torch.bfloat16)
+    model, tokenizer = load_policy("data/tiny_coder")
+    convert_weights(model, torch.bfloat16)
     expected = sample_group_ids(model, tokenizer, PROMPTS, **GREEDY)
     state = torch.get_rng_state()
     adapted = add_adapter(model, 4, seed=3)

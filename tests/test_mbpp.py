@@ -3,8 +3,8 @@ import json
 import pytest
 
 from helpers import hub, mbpp
-from helpers.mbpp import is_mbpp_row, load_mbpp, problem_from_mbpp, split_mbpp
-from helpers.problems import ProblemError
+from helpers.mbpp import load_mbpp, problem_from_mbpp, split_mbpp
+from helpers.problems import Problem, ProblemError, load_problems
 from helpers.verifier import Submission, grade_programs
 
 SQUARES = {
@@ -149,10 +149,12 @@ def test_a_row_that_cannot_be_used_is_one_sentence(change, message):
         problem_from_mbpp(SQUARES | change, "here")
 
 
-def test_the_form_is_told_from_humanevals():
-    assert is_mbpp_row(SQUARES)
-    assert not is_mbpp_row({"task_id": "a/1", "prompt": "", "test": "", "entry_point": "f", "canonical_solution": ""})
-    assert not is_mbpp_row([])
+def test_a_readers_file_may_hold_rows_of_both_forms(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    other = {"task_id": "mine/1", "prompt": "def f(x):\n", "canonical_solution": "    return x\n", "entry_point": "f"}
+    other["test"] = "def check(candidate):\n    assert candidate(1) == 1\n"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (SQUARES, other)))
+    assert load_problems(path) == [problem_from_mbpp(SQUARES), Problem(**other)]
 
 
 def test_a_file_is_read_from_mbpp_path_and_split_by_number(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import torch
 from random_policy import arithmetic_problems, save_random_policy
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
+from helpers.lora import convert_weights
 from helpers.policy import end_token_ids, load_policy, sample_completion_ids
 from helpers.problems import load_problems
 from helpers.sampling import function_ended, is_cut_off, sample_group_ids
@@ -216,7 +217,8 @@ def test_a_cpu_samples_without_autocast(policy, precision):
 
 
 def test_a_frozen_base_in_bfloat16_writes_what_generate_writes(bundled, tiny_prompts):
-    model, tokenizer = load_policy("data/tiny_coder", dtype=torch.bfloat16)
+    model, tokenizer = load_policy("data/tiny_coder")
+    convert_weights(model, torch.bfloat16)
     settings = {
         "temperature": 0,
         "max_completion_length": 40,
@@ -238,6 +240,12 @@ def test_each_prompt_is_read_once_for_its_group_and_ended_rows_are_not_computed(
     assert shapes[0][0] == 3
     # The last token of a completion is never read.
     assert sum(rows for rows, _ in shapes[1:]) == sum(len(sample) - 1 for group in sampled for sample in group)
+
+
+def test_progress_counts_the_completions(policy):
+    counted = []
+    sample_group_ids(*policy, PROMPTS, num_samples=3, max_completion_length=2, batch_size=8, progress=counted.append)
+    assert counted == [8, 8, 2]
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"num_samples": 0}, {"max_completion_length": 0}])
