@@ -3,12 +3,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from chat_policies import save_chat_policy
+from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOTrainer
 from trl.trainer import utils
 
 from helpers.policy import load_policy
-from helpers.problems import load_problems, split_problems
+from helpers.problems import load_problems, prompt_of, split_problems
+from helpers.prompts import prompt_text
 from helpers.rewards import passes_tests
 from helpers.rollout import completions_only, group_rollout
 from helpers.settings import profile_settings
@@ -120,3 +123,28 @@ def test_a_trl_without_that_function_is_left_as_it_is(monkeypatch):
     monkeypatch.delattr(utils, "_use_triton")
     with completions_only():
         assert not hasattr(utils, "_use_triton")
+
+
+def test_trl_reads_a_prompt_with_the_template_applied_as_it_reads_the_messages(tmp_path):
+    folder = save_chat_policy(tmp_path / "model")
+    problems = load_problems("tiny")[:8]
+    tokenizer = load_policy(folder)[1]
+    as_messages = [prompt_of(problem, conversational=True) for problem in problems]
+    as_text = [prompt_text(problem, tokenizer, "chat") for problem in problems]
+    logs = []
+    for prompts in (as_messages, as_text):
+        model, tokenizer = load_policy(folder)
+        settings = replace(profile_settings("tiny"), prompts_per_step=2, num_generations=4, max_steps=1)
+        trainer = GRPOTrainer(
+            model=model,
+            processing_class=tokenizer,
+            reward_funcs=by_turns,
+            args=grpo_config(settings, tmp_path / "run"),
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        logs.append(trainer.state.log_history[0])
+    for name in ("loss", "grad_norm", "entropy", "num_tokens", "completions/mean_length"):
+        assert logs[0][name] == logs[1][name]
+    assert logs[0]["grad_norm"] > 0
