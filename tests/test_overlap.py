@@ -9,7 +9,7 @@ ADD, SUB, *REST = arithmetic_problems()
 
 
 def test_the_same_name_and_text_are_found_in_another_layout():
-    prompt = 'def add(a, b):\n    """\n    Return: a + b\n    """\n'
+    prompt = 'def add(a, b):\n    """\n    RETURN: a + b\n    """\n'
     other = replace(ADD, task_id="other/1", prompt=prompt, canonical_solution="    return sum([a, b])\n")
     assert shared_problems([SUB, ADD], [other, *REST]) == [(ADD, other)]
 
