@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +29,13 @@ def group_rollout(
     TRL calls it once per generation batch, with every prompt repeated `num_generations` times. The draws depend on
     `seed`, the step and the process alone, so a resumed run samples what an uninterrupted one does.
 
-    The reward functions get a column more, `cut_off`: True for a completion that reached the length limit. TRL itself
-    counts every completion without an EOS token as cut off, also one that the rule `ends` has ended. For the same
+    The reward functions get two columns more: `cut_off`, True for a completion that reached the length limit, and
+    `sampling_seconds`, how long the whole batch took. TRL itself counts every completion without an EOS token as cut off, also one that the rule `ends` has ended. For the same
     reason leave GRPOConfig's `mask_truncated_completions` at False and ask for `mask_cut_off` here.
     """
 
     def rollout(prompts: list, trainer: "GRPOTrainer") -> dict[str, Any]:
+        started = perf_counter()
         model, tokenizer = trainer.accelerator.unwrap_model(trainer.model_wrapped), trainer.processing_class
         prompt_ids = [tokenize_prompt(tokenizer, prompt) for prompt in prompts]
         groups = sample_group_ids(
@@ -51,6 +53,7 @@ def group_rollout(
         cut_off = [is_cut_off(model, tokenizer, ids, max_completion_length, ends) for ids in completion_ids]
         # TRL needs the key "logprobs", but uses the values only to correct for another engine's rounding, as vLLM's.
         output = {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None, "cut_off": cut_off}
+        output["sampling_seconds"] = perf_counter() - started  # TRL gives every row what is not a list
         if mask_cut_off:
             output["env_mask"] = [[int(not cut)] * len(ids) for cut, ids in zip(cut_off, completion_ids, strict=True)]
         return output

@@ -59,8 +59,8 @@ def test_where_sampling_is_all_but_greedy_a_step_is_that_of_generate(tmp_path):
 def test_each_prompt_comes_once_per_completion_and_the_reward_sees_what_was_cut_off(tmp_path):
     seen = {}
 
-    def reward(prompts, completions, completion_ids, cut_off, **kwargs):
-        seen.update(prompts=prompts, ids=completion_ids, cut_off=cut_off)
+    def reward(prompts, completions, completion_ids, cut_off, sampling_seconds, **kwargs):
+        seen.update(prompts=prompts, ids=completion_ids, cut_off=cut_off, seconds=sampling_seconds)
         return by_turns(completions)
 
     train(tmp_path, reward, length=20, seed=1)
@@ -69,6 +69,7 @@ def test_each_prompt_comes_once_per_completion_and_the_reward_sees_what_was_cut_
     end = load_policy("data/tiny_coder")[1].eos_token_id
     assert seen["cut_off"] == [len(ids) == 20 and ids[-1] != end for ids in seen["ids"]]
     assert 0 < sum(seen["cut_off"]) < GROUPS * GROUP
+    assert len(seen["seconds"]) == GROUPS * GROUP and 0 < max(seen["seconds"]) < 60
 
 
 def test_completions_that_were_cut_off_can_be_left_out_of_the_loss(tmp_path):
