@@ -30,8 +30,9 @@ def group_rollout(
     `seed`, the step and the process alone, so a resumed run samples what an uninterrupted one does.
 
     The reward functions get two columns more: `cut_off`, True for a completion that reached the length limit, and
-    `sampling_seconds`, how long the whole batch took. TRL itself counts every completion without an EOS token as cut off, also one that the rule `ends` has ended. For the same
-    reason leave GRPOConfig's `mask_truncated_completions` at False and ask for `mask_cut_off` here.
+    `sampling_seconds`, how long the whole batch took. TRL itself counts every completion without an EOS token as cut
+    off, also one that the rule `ends` has ended. For the same reason leave GRPOConfig's `mask_truncated_completions` at
+    False and ask for `mask_cut_off` here.
     """
 
     def rollout(prompts: list, trainer: "GRPOTrainer") -> dict[str, Any]:
