@@ -270,6 +270,10 @@ def _problem_from_line(line: str, where: str) -> Problem:
 def _problem_from_row(row: object, where: str) -> Problem:
     if not isinstance(row, dict):
         raise ProblemError(f"{where}: a row must be a JSON object, not {type(row).__name__}.")
+    if "code" in row and "test_list" in row:
+        from helpers.mbpp import problem_from_mbpp  # imported here because it imports this module
+
+        return problem_from_mbpp(row, where)
     for name in FIELDS:
         if name not in row:
             raise ProblemError(f"{where}: field '{name}' is missing.")
