@@ -12,9 +12,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from helpers.policy import Prompt, load_policy, pad_completions, save_policy, tokenize_prompt
+from helpers.policy import Prompt, load_policy, pad_completions, sample_completion_ids, save_policy, tokenize_prompt
 from helpers.runtime import CourseError
-from helpers.sampling import sample_group_ids
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -100,7 +99,7 @@ def check_adapter(
     """
     again, _ = load_adapter(folder, device=str(model.device), dtype=model.get_base_model().dtype)
     settings = {"temperature": 0, "max_completion_length": max_completion_length, "batch_size": batch_size}
-    if sample_group_ids(again, tokenizer, prompts, **settings) != sample_group_ids(
+    if sample_completion_ids(again, tokenizer, prompts, **settings) != sample_completion_ids(
         model, tokenizer, prompts, **settings
     ):
         raise CourseError(f"The adapter in {folder}, loaded again, does not write what the trained model writes.")

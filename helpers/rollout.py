@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers.policy import tokenize_prompt
-from helpers.sampling import EndRule, is_cut_off, sample_group_ids
+from helpers.policy import EndRule, is_cut_off, sample_completion_ids, tokenize_prompt
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
@@ -24,7 +23,7 @@ def group_rollout(
     ends: EndRule | None = None,
     mask_cut_off: bool = False,
 ) -> Callable[[list, "GRPOTrainer"], dict[str, Any]]:
-    """Return a `rollout_func` for GRPOTrainer. The arguments are those of `sample_group_ids`.
+    """Return a `rollout_func` for GRPOTrainer. The arguments are those of `sample_completion_ids`.
 
     TRL calls it once per generation batch, with every prompt repeated `num_generations` times. The draws depend on
     `seed`, the step and the process alone, so a resumed run samples what an uninterrupted one does.
@@ -39,7 +38,7 @@ def group_rollout(
         started = perf_counter()
         model, tokenizer = trainer.accelerator.unwrap_model(trainer.model_wrapped), trainer.processing_class
         prompt_ids = [tokenize_prompt(tokenizer, prompt) for prompt in prompts]
-        groups = sample_group_ids(
+        groups = sample_completion_ids(
             model,
             tokenizer,
             prompts,
@@ -53,8 +52,9 @@ def group_rollout(
         completion_ids = [ids for (ids,) in groups]
         cut_off = [is_cut_off(model, tokenizer, ids, max_completion_length, ends) for ids in completion_ids]
         # TRL needs the key "logprobs", but uses the values only to correct for another engine's rounding, as vLLM's.
-        output = {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None, "cut_off": cut_off}
-        output["sampling_seconds"] = perf_counter() - started  # TRL gives every row what is not a list
+        output: dict[str, Any] = {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+        # TRL copies to every row what is not a list.
+        output |= {"cut_off": cut_off, "sampling_seconds": perf_counter() - started}
         if mask_cut_off:
             output["env_mask"] = [[int(not cut)] * len(ids) for cut, ids in zip(cut_off, completion_ids, strict=True)]
         return output

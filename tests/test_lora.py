@@ -3,14 +3,8 @@ import json
 import pytest
 import torch
 
-from helpers.policy import load_policy, sample_completion_ids
-from helpers.problems import load_problems
-from helpers.runtime import CourseError
-from helpers.sampling import sample_group_ids
-
-pytest.importorskip("peft")
-from helpers import lora  # noqa: E402
-from helpers.lora import (  # noqa: E402
+from helpers import lora
+from helpers.lora import (
     add_adapter,
     check_adapter,
     convert_weights,
@@ -19,6 +13,9 @@ from helpers.lora import (  # noqa: E402
     merge_adapter,
     save_adapter,
 )
+from helpers.policy import load_policy, sample_completion_ids
+from helpers.problems import load_problems
+from helpers.runtime import CourseError
 
 PROMPTS = [problem.prompt for problem in load_problems("tiny")[::60]][:8]
 GREEDY = {"temperature": 0, "max_completion_length": 40, "batch_size": 4}
@@ -67,11 +64,11 @@ def test_all_linear_layers_but_the_output_get_an_adapter_or_those_of_the_chosen_
 def test_a_new_adapter_changes_nothing_and_its_seed_fixes_it():
     model, tokenizer = load_policy("data/tiny_coder")
     convert_weights(model, torch.bfloat16)
-    expected = sample_group_ids(model, tokenizer, PROMPTS, **GREEDY)
+    expected = sample_completion_ids(model, tokenizer, PROMPTS, **GREEDY)
     state = torch.get_rng_state()
     adapted = add_adapter(model, 4, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
-    assert sample_group_ids(adapted, tokenizer, PROMPTS, **GREEDY) == expected
+    assert sample_completion_ids(adapted, tokenizer, PROMPTS, **GREEDY) == expected
     first = [weight for name, weight in adapted.named_parameters() if "lora_A" in name]
     for seed, same in ((3, True), (4, False)):
         again = add_adapter(load_policy("data/tiny_coder")[0], 4, seed=seed)
@@ -85,13 +82,16 @@ def test_an_impossible_adapter_is_refused(rank, layers):
         add_adapter(load_policy("data/tiny_coder")[0], rank, layers)
 
 
-def test_the_group_sampler_samples_a_model_with_an_adapter_as_generate_does(adapted):
+def test_a_model_with_an_adapter_writes_what_generate_writes(adapted):
     model, tokenizer = adapted
-    settings = GREEDY | {"batch_size": 1}
-    expected = sample_completion_ids(model, tokenizer, PROMPTS, **settings)
-    assert sample_group_ids(model, tokenizer, PROMPTS, **settings) == expected
+    sampled = sample_completion_ids(model, tokenizer, PROMPTS, **GREEDY | {"batch_size": 1})
+    for prompt, (ids,) in zip(PROMPTS, sampled, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        (row,) = model.generate(**inputs, do_sample=False, max_new_tokens=40)
+        assert ids == row[inputs["input_ids"].shape[1] :].tolist()
     with model.disable_adapter():
-        assert sample_group_ids(model, tokenizer, PROMPTS, **settings) != expected
+        assert sample_completion_ids(model, tokenizer, PROMPTS, **GREEDY | {"batch_size": 1}) != sampled
 
 
 def test_a_saved_adapter_is_small_and_writes_the_same_when_loaded_again(adapted, tmp_path):
@@ -100,7 +100,7 @@ def test_a_saved_adapter_is_small_and_writes_the_same_when_loaded_again(adapted,
     assert is_adapter(tmp_path) and not is_adapter("data/tiny_coder")
     assert not list(tmp_path.glob("model*.safetensors"))
     again, _ = load_adapter(tmp_path)
-    assert sample_group_ids(again, tokenizer, PROMPTS, **GREEDY) == sample_group_ids(
+    assert sample_completion_ids(again, tokenizer, PROMPTS, **GREEDY) == sample_completion_ids(
         model, tokenizer, PROMPTS, **GREEDY
     )
     check_adapter(model, tokenizer, tmp_path, PROMPTS, max_completion_length=40)
@@ -121,10 +121,10 @@ def test_the_merged_model_is_float32_and_writes_what_the_adapter_writes(adapted,
     assert not is_adapter(tmp_path / "merged")
     merged, _ = load_policy(tmp_path / "merged")
     on_float32, _ = load_adapter(tmp_path / "adapter", dtype=torch.float32)
-    expected = sample_group_ids(on_float32, tokenizer, PROMPTS, **GREEDY)
-    assert sample_group_ids(merged, tokenizer, PROMPTS, **GREEDY) == expected
+    expected = sample_completion_ids(on_float32, tokenizer, PROMPTS, **GREEDY)
+    assert sample_completion_ids(merged, tokenizer, PROMPTS, **GREEDY) == expected
     untrained, _ = load_policy("data/tiny_coder")
-    assert sample_group_ids(untrained, tokenizer, PROMPTS, **GREEDY) != expected
+    assert sample_completion_ids(untrained, tokenizer, PROMPTS, **GREEDY) != expected
 
 
 @pytest.mark.parametrize("fault", ["skipped", "rounded"])

@@ -11,10 +11,10 @@ from trl.trainer import utils
 
 from helpers.policy import load_policy
 from helpers.problems import load_problems, prompt_of, split_problems
+from helpers.profiles import profile_settings
 from helpers.prompts import prompt_text
 from helpers.rewards import passes_tests
 from helpers.rollout import completions_only, group_rollout
-from helpers.settings import profile_settings
 from helpers.training import grpo_config, train_dataset
 
 GROUPS, GROUP = 4, 4
