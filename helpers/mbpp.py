@@ -1,122 +1,91 @@
-"""Read problems in MBPP's form (arXiv 2108.07732) as problems in HumanEval's form.
+"""Rewrite a row in MBPP's form (arXiv 2108.07732) as a row in HumanEval's form.
 
-A row holds a sentence, a reference solution and asserts. The prompt becomes what HumanEval's is: imports, signature and
-docstring, with the first assert as an example; the asserts become `check(candidate)`.
+A row of MBPP contains a sentence, a reference solution and asserts. The prompt becomes what HumanEval's is: imports,
+signature and docstring, with the first assert as an example. The asserts become `check(candidate)`.
 """
 
 import ast
 import copy
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
-
-from helpers import hub
-from helpers.problems import Problem, ProblemError, read_problems
-
-MBPP_HUB = "google-research-datasets/mbpp"
-MBPP_TRAIN = range(601, 975)  # MBPP's own split, by task_id; 1 to 10 are examples for prompts, 511 to 600 validation
-MBPP_TEST = range(11, 511)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def load_mbpp() -> list[Problem]:
-    """Load MBPP's 974 problems from the file named by MBPP_PATH, or else from the hub.
-
-    Raises ProblemError if neither is available, or if a row cannot be used.
-    """
-    named = os.environ.get("MBPP_PATH")
-    if named:
-        return read_problems(Path(named))
-    return [problem_from_mbpp(row, f"{MBPP_HUB}, row {number}") for number, row in enumerate(_rows_from_hub(), 1)]
+class RowError(ValueError):
+    """A row in MBPP's form that cannot be used. The message names the field."""
 
 
-def split_mbpp(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """Return MBPP's own (train, test): the problems numbered 601 to 974, and those numbered 11 to 510."""
-    numbered = [(int(problem.task_id.rpartition("/")[2]), problem) for problem in problems]
-    train = [problem for number, problem in numbered if number in MBPP_TRAIN]
-    return train, [problem for number, problem in numbered if number in MBPP_TEST]
-
-
-def problem_from_mbpp(row: Any, where: str = "MBPP row") -> Problem:
-    r"""Turn a row in MBPP's form into a problem in HumanEval's form.
+def humaneval_row(row: dict[str, Any]) -> dict[str, str]:
+    r"""Return the row in HumanEval's form for a row in MBPP's form.
 
     The row has `task_id`, `text` or `prompt` (what the function should do), `code` (a correct solution), `test_list`
     (asserts) and, optionally, `test_setup_code` or `test_imports`. The entry point is the function that the first
-    assert calls. The prompt also contains every class that the tests name. Raises ProblemError, which begins with
-    `where`, if a field is missing or cannot be used.
+    assert calls. The prompt also contains every class that the tests name. Raises RowError if a field is missing or
+    cannot be used.
 
     >>> row = {"task_id": 1, "text": "Add two numbers.", "code": "def add(a, b): return a + b"}
-    >>> problem_from_mbpp(row | {"test_list": ["assert add(1, 2) == 3"]}).test
+    >>> humaneval_row(row | {"test_list": ["assert add(1, 2) == 3"]})["test"]
     'def check(candidate):\n    assert candidate(1, 2) == 3\n'
     """
-    text, code, asserts, setup = _fields(row, where)
-    solution = _parse(code, "code", where)
-    tests = [_parse(source, "test_list", where) for source in asserts]
-    setup_tree = _parse(setup, "test_setup_code", where)
+    text, code, asserts, setup = _fields(row)
+    solution = _parse(code, "code")
+    tests = [_parse(source, "test_list") for source in asserts]
+    setup_tree = _parse(setup, "test_setup_code")
     functions = {node.name: node for node in solution.body if isinstance(node, Function)}
     entry_point = _called(tests[0], functions)
     if entry_point is None:
-        raise ProblemError(f"{where}: the first assert in 'test_list' does not call a function that 'code' defines.")
+        raise RowError("the first assert in 'test_list' does not call a function that 'code' defines.")
     function = functions[entry_point]
     head, body = _with_docstring(function, f"{text}\n\n{asserts[0]}")
     before, after = _divide(solution.body, function, used_by=[setup_tree, *tests])
-    return Problem(
-        task_id=f"MBPP/{row['task_id']}" if isinstance(row["task_id"], int) else str(row["task_id"]),
-        prompt="".join(f"{ast.unparse(node)}\n{_gap(node)}" for node in before) + head,
-        canonical_solution=body + "".join(f"\n\n{ast.unparse(node)}\n" for node in after),
-        test=(f"{setup}\n\n\n" if setup else "") + _check(tests, entry_point),
-        entry_point=entry_point,
-    )
+    return {
+        "task_id": str(row["task_id"]),
+        "prompt": "".join(f"{ast.unparse(node)}\n{_gap(node)}" for node in before) + head,
+        "canonical_solution": body + "".join(f"\n\n{ast.unparse(node)}\n" for node in after),
+        "test": (f"{setup}\n\n\n" if setup else "") + _check(tests, entry_point),
+        "entry_point": entry_point,
+    }
 
 
-def _rows_from_hub() -> Iterable[Any]:
-    obstacle = hub.dataset_obstacle(MBPP_HUB)
-    try:
-        if obstacle:
-            raise ConnectionError(obstacle)
-        from datasets import load_dataset
-
-        return load_dataset(MBPP_HUB, "full", split="train+test+validation+prompt")
-    except Exception as error:  # the hub client raises many types; all of them mean the same to the reader
-        raise ProblemError(
-            f"MBPP could not be loaded from the hub ({obstacle or type(error).__name__}): set MBPP_PATH to a copy of "
-            "mbpp.jsonl, or try again with a network connection."
-        ) from error
-
-
-def _fields(row: Any, where: str) -> tuple[str, str, list[str], str]:
+def _fields(row: dict[str, Any]) -> tuple[str, str, list[str], str]:
     """Return text, code, asserts and set-up code, with Unix line ends."""
-    if not isinstance(row, dict):
-        raise ProblemError(f"{where}: a row must be a JSON object, not {type(row).__name__}.")
-    text = next((row[name] for name in ("text", "prompt") if name in row), None)
-    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
+    text: Any = next((row[name] for name in ("text", "prompt") if name in row), None)
+    setup = row.get("test_setup_code") or row.get("test_imports") or []
+    setup = [setup] if isinstance(setup, str) else setup
     for name, value in {"task_id": row.get("task_id"), "text": text, "code": row.get("code")}.items():
         if value is None:
-            raise ProblemError(f"{where}: field '{name}' is missing.")
+            raise RowError(f"field '{name}' is missing.")
         if not isinstance(value, str | int if name == "task_id" else str) or not str(value).strip():
-            raise ProblemError(f"{where}: field '{name}' must be a string that is not empty, not {value!r}.")
+            raise RowError(f"field '{name}' must be a string that is not empty, not {value!r}.")
     tests = row.get("test_list")
     if not isinstance(tests, list) or not tests or not all(isinstance(test, str) for test in tests):
-        raise ProblemError(f"{where}: field 'test_list' must be a list with at least one assert.")
-    return _unix(text).strip(), _unix(row["code"]), [_unix(test).strip() for test in tests], _unix(setup).strip()
+        raise RowError("field 'test_list' must be a list with at least one assert.")
+    if not isinstance(setup, list) or not all(isinstance(line, str) for line in setup):
+        raise RowError("field 'test_setup_code' must be a string, or 'test_imports' a list of strings.")
+    return (
+        _unix(text).strip(),
+        _unix(row["code"]),
+        [_unix(test).strip() for test in tests],
+        _unix("\n".join(setup)).strip(),
+    )
 
 
 def _unix(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _parse(source: str, field: str, where: str) -> ast.Module:
+def _parse(source: str, field: str) -> ast.Module:
     try:
         return ast.parse(source)
     except (SyntaxError, ValueError) as error:
-        raise ProblemError(f"{where}: field '{field}' is not valid Python: {error}.") from error
+        raise RowError(f"field '{field}' is not valid Python: {error}.") from error
 
 
 def _called(test: ast.Module, functions: dict[str, Function]) -> str | None:
     """Return the name of the function among `functions` that the test calls, the outermost if there are several."""
-    calls = (node.func for node in ast.walk(test) if isinstance(node, ast.Call))  # outer calls come first
+    # ast.walk gives outer calls before inner ones.
+    calls = (node.func for node in ast.walk(test) if isinstance(node, ast.Call))
     return next((func.id for func in calls if isinstance(func, ast.Name) and func.id in functions), None)
 
 
@@ -140,7 +109,8 @@ def _divide(
     signature = [function.args, *function.decorator_list, *([function.returns] if function.returns else [])]
     in_signature, in_tests = _names(signature), _names(used_by)
     needed: list[ast.stmt] = []
-    for node in reversed(statements):  # what a statement needs stands above it
+    # What a statement needs stands above it, so go through them from the last to the first.
+    for node in reversed(statements):
         names = _bound(node)
         is_named_class = isinstance(node, ast.ClassDef) and names & in_tests
         is_import = isinstance(node, ast.Import | ast.ImportFrom)
