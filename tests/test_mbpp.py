@@ -166,7 +166,7 @@ def test_a_row_that_cannot_be_used_is_one_sentence(tmp_path, change, message):
 def test_a_readers_file_may_hold_rows_of_both_forms_and_is_split_by_hash(tmp_path):
     other = {"task_id": "mine/1", "prompt": "def f(x):\n", "canonical_solution": "    return x\n", "entry_point": "f"}
     other["test"] = "def check(candidate):\n    assert candidate(1) == 1\n"
-    rows = [SQUARES | {"task_id": number} for number in range(601, 608)]
+    rows = [SQUARES | {"task_id": number} for number in range(505, 512)]
     problems = load_problems(write(tmp_path / "mine.jsonl", *rows, other))
     assert problems == [*map(problem_from, rows), Problem(**other)]
     assert [len(part) for part in split_problems(problems)] == [4, 4]  # numbers alone do not make it MBPP

@@ -5,13 +5,12 @@ import pytest
 import torch
 from chat_policies import save_chat_policy
 from datasets import Dataset
-from helpers.prompts import prompt_text
 from transformers import PrinterCallback
 from trl import GRPOTrainer
 from trl.trainer import utils
 
 from helpers.policy import load_policy
-from helpers.problems import load_problems, prompt_of, split_problems
+from helpers.problems import load_problems, prompt_of, prompt_text, split_problems
 from helpers.profiles import profile_settings
 from helpers.rewards import passes_tests
 from helpers.rollout import completions_only, group_rollout
