@@ -140,8 +140,6 @@ def sample_completion_ids(
     completions: list[list[list[int]]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
-    # On a CPU, autocast converts every weight again for every token. That takes far longer than it saves.
-    precision = "fp32" if model.device.type == "cpu" else precision
     try:
         with autocast(model, precision):
             for start in range(0, len(jobs), batch_size):
@@ -240,9 +238,11 @@ def per_token_logps(
 
 
 def autocast(model: PreTrainedModel, precision: str) -> AbstractContextManager:
-    """Return a context that computes in "fp16" or "bf16" where it is safe. "fp32" changes nothing, nor do weights."""
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    return torch.autocast(model.device.type, dtype) if precision != "fp32" else nullcontext()
+    """Return a context that samples in "fp16" or "bf16" where it is safe. "fp32" changes nothing, nor does a CPU."""
+    # On a CPU, autocast converts every weight again for every token. That takes far longer than it saves.
+    if precision == "fp32" or model.device.type == "cpu":
+        return nullcontext()
+    return torch.autocast(model.device.type, {"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
