@@ -1,5 +1,6 @@
 """Load a policy (a causal language model and its tokenizer), sample from it, and score what it wrote."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from helpers.hub import locate
 transformers_logging.disable_progress_bar()
 
 Prompt = str | list[dict[str, str]]  # plain text, or chat messages with "role" and "content"
+EndRule = Callable[[str], bool]  # whether a completion with this text is complete
 
 
 def load_policy(model: str | Path, *, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -102,47 +104,86 @@ def sample_completion_ids(
     batch_size: int = 256,
     precision: str = "fp32",
     seed: int = 0,
+    ends: EndRule | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[list[int]]]:
     """Sample token ids: `num_samples` lists for each prompt, each of at most `max_completion_length` ids.
 
-    Temperature 0 is greedy decoding. A completion that ended has the EOS token as its last id, and a truncated one has
-    none. `precision` "fp16" or "bf16" samples under autocast, as training does. Each call uses a random stream of its
-    own, which starts from `seed`: torch's global stream does not move, and neither does the model's mode. After each
-    batch, `progress` is called with the number of completions in it. Raises ValueError for a negative temperature, and
-    for fewer than one sample, token or completion in a batch.
+    Temperature 0 is greedy decoding, with the same tokens as transformers' `generate`. This is faster than `generate`:
+    it reads a prompt once for all its samples in a batch, and drops rows that have ended. Equal prompts that are next
+    to each other count as one, so the form in which TRL passes prompts is as fast.
+
+    A completion that ended has the EOS token as its last id, and a truncated one has none. `ends` adds a rule, such as
+    `function_ended`: a completion ends as soon as the rule is true of its text. Then the token that made it true is the
+    last one, and no EOS token follows.
+
+    `precision` "fp16" or "bf16" samples under autocast, on a GPU only. Each call uses a random stream of its own, which
+    starts from `seed`: torch's global stream does not move, and neither does the model's mode. After each batch,
+    `progress` is called with the number of completions in it. Raises ValueError for a negative temperature, and for
+    fewer than one sample, token or completion in a batch, and PolicyError for a model without a cache.
+
+    >>> model, tokenizer = load_policy("data/tiny_coder")
+    >>> prompts = ["def f(xs):\\n", "def g(n):\\n"]
+    >>> ids = sample_completion_ids(model, tokenizer, prompts, num_samples=3, max_completion_length=4)
+    >>> len(ids), len(ids[0]), max(len(completion) for completion in ids[0])
+    (2, 3, 4)
     """
     if temperature < 0 or num_samples < 1 or max_completion_length < 1 or batch_size < 1:
         raise ValueError(
             "temperature must be at least 0; num_samples, max_completion_length and batch_size at least 1."
         )
     tokens = [tokenize_prompt(tokenizer, prompt) for prompt in prompts]
-    # Prompts of similar length share a batch. This needs little padding, and their completions end at about the same
-    # time.
+    # Prompts of similar length share a batch, which needs little padding. The samples of a prompt stay together.
     order = sorted(range(len(prompts)), key=lambda i: len(tokens[i]))
     jobs = [i for i in order for _ in range(num_samples)]
-    # All of them are given here, because generate() takes what is missing from the checkpoint. Some checkpoints set
-    # top_p 0.8 and a repetition penalty, and then the samples would not follow the distribution in the loss.
-    settings = {"do_sample": temperature > 0, "repetition_penalty": 1.0, "max_new_tokens": max_completion_length}
-    if temperature > 0:
-        settings |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
+    generator = torch.Generator(model.device).manual_seed(seed)
     completions: list[list[list[int]]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
-    with (
-        torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []),
-        autocast(model, precision),
-    ):
-        torch.manual_seed(seed)
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            sampled = _generate(model, tokenizer, [tokens[i] for i in batch], settings)
-            for i, ids in zip(batch, sampled, strict=True):
-                completions[i].append(ids)
-            if progress:
-                progress(len(batch))
-    model.train(was_training)
+    try:
+        with autocast(model, precision):
+            for start in range(0, len(jobs), batch_size):
+                batch = jobs[start : start + batch_size]
+                prompt_ids = [tokens[i] for i in batch]
+                rows = _sample_batch(model, tokenizer, prompt_ids, temperature, max_completion_length, generator, ends)
+                for i, ids in zip(batch, rows, strict=True):
+                    completions[i].append(ids)
+                if progress:
+                    progress(len(batch))
+    finally:
+        model.train(was_training)
     return completions
+
+
+def function_ended(text: str) -> bool:
+    """Return whether a function whose body begins `text` is complete: a line without indentation follows the body.
+
+    Lines inside a triple-quoted string, and lines that begin with a closing bracket, still belong to the body. Use this
+    for completions that continue a function. An answer in a chat ends by itself.
+
+    >>> function_ended("    return a + b\\n"), function_ended("    return a + b\\n\\nprint")
+    (False, True)
+    """
+    in_body = in_string = False
+    for line in text.split("\n"):
+        if in_body and not in_string and line[:1].strip() and line[0] not in ")]}":
+            return True
+        in_body = in_body or bool(line.strip() and line[0] in " \t")
+        in_string ^= (line.count('"""') + line.count("'''")) % 2 == 1
+    return False
+
+
+def is_cut_off(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    max_completion_length: int,
+    ends: EndRule | None = None,
+) -> bool:
+    """Return whether a completion reached the length limit without an EOS token and without the rule `ends`."""
+    if len(ids) < max_completion_length or ids[-1] in end_token_ids(model, tokenizer):
+        return False
+    return ends is None or not ends(tokenizer.decode(ids))
 
 
 @dataclass(frozen=True)
@@ -197,9 +238,11 @@ def per_token_logps(
 
 
 def autocast(model: PreTrainedModel, precision: str) -> AbstractContextManager:
-    """Return a context that computes in "fp16" or "bf16" where it is safe. "fp32" changes nothing, nor do weights."""
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    return torch.autocast(model.device.type, dtype) if precision != "fp32" else nullcontext()
+    """Return a context that samples in "fp16" or "bf16" where it is safe. "fp32" changes nothing, nor does a CPU."""
+    # On a CPU, autocast converts every weight again for every token. That takes far longer than it saves.
+    if precision == "fp32" or model.device.type == "cpu":
+        return nullcontext()
+    return torch.autocast(model.device.type, {"fp16": torch.float16, "bf16": torch.bfloat16}[precision])
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -230,14 +273,89 @@ def _load(loader: Callable[[str], Any], model: str | Path) -> Any:
         raise PolicyError(f"No causal language model could be loaded from {model}: {reason}") from error
 
 
-def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_ids: list[list[int]], settings: dict[str, Any]
+def _sample_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: list[list[int]],
+    temperature: float,
+    max_completion_length: int,
+    generator: torch.Generator,
+    ends: EndRule | None,
 ) -> list[list[int]]:
-    """Complete one batch. Each list of ids ends with the first EOS token."""
-    ends = end_token_ids(model, tokenizer)
+    """Complete one batch. Equal prompts that are next to each other are read once."""
+    device = model.device
+    firsts = [row for row, ids in enumerate(prompt_ids) if row == 0 or ids != prompt_ids[row - 1]]
+    repeats = torch.tensor([*firsts[1:], len(prompt_ids)]) - torch.tensor(firsts)
+    owner = torch.arange(len(firsts)).repeat_interleave(repeats).to(device)
     # Pad on the left, because a completion must follow its prompt without a gap.
-    padded = tokenizer.pad({"input_ids": prompt_ids}, padding_side="left", return_tensors="pt").to(model.device)
-    output = model.generate(**padded, **settings, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
-    rows = output[:, padded["input_ids"].shape[1] :].tolist()
-    lengths = [next((n for n, token in enumerate(row, 1) if token in ends), len(row)) for row in rows]
-    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+    padded = tokenizer.pad({"input_ids": [prompt_ids[row] for row in firsts]}, padding_side="left", return_tensors="pt")
+    mask = padded["attention_mask"].to(device)
+    position = (mask.cumsum(-1) - 1).clamp(min=0)
+    forward = _forward(model)
+    logits, cache = forward(padded["input_ids"].to(device), mask, position, None)
+    # To select an index several times is to copy it: from one row per prompt to one row per completion.
+    cache.reorder_cache(owner)
+    logits, mask, position = logits[owner], mask[owner], position[owner, -1:]
+    stops = torch.tensor(end_token_ids(model, tokenizer), device=device)
+    completions: list[list[int]] = [[] for _ in prompt_ids]
+    alive = torch.arange(len(prompt_ids))
+    for length in range(1, max_completion_length + 1):
+        # Draw a number for every row, also for those that have ended. Then no row depends on when the others end.
+        uniform = torch.rand(len(prompt_ids), generator=generator, device=device, dtype=torch.float64)
+        token = _choose(logits, temperature, uniform[alive.to(device)])
+        for row, new in zip(alive.tolist(), token.tolist(), strict=True):
+            completions[row].append(new)
+        ended = torch.isin(token, stops).cpu()
+        if ends is not None:
+            texts = tokenizer.batch_decode([completions[row] for row in alive.tolist()])
+            ended |= torch.tensor([ends(text) for text in texts])
+        if length == max_completion_length or ended.all():
+            break
+        if ended.any():
+            left = torch.nonzero(~ended)[:, 0]
+            alive, left = alive[left], left.to(device)
+            cache.reorder_cache(left)
+            token, mask, position = token[left], mask[left], position[left]
+        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+        position = position + 1
+        logits, cache = forward(token[:, None], mask, position, cache)
+    return completions
+
+
+def _choose(logits: torch.Tensor, temperature: float, uniform: torch.Tensor) -> torch.Tensor:
+    """Choose one token per row: at temperature 0 the likeliest, else where the summed probabilities pass `uniform`."""
+    if temperature == 0:
+        return logits.float().argmax(-1)
+    # torch.multinomial draws a number for each token of the vocabulary. For 48 rows of Qwen's 151,936 tokens that takes
+    # 0.2 s on two cores, at every step.
+    total = torch.softmax(logits.float() / temperature, -1).cumsum(-1, dtype=torch.float64)
+    # With right=True a token of probability 0 is never chosen. Rounding can pass the last token, so clamp.
+    chosen = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
+    return chosen[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def _forward(model: PreTrainedModel) -> Callable[..., tuple[torch.Tensor, Any]]:
+    """Return a function from new tokens to the logits after them, (rows, vocabulary), and the cache.
+
+    Raises PolicyError, when it is called, for a model without a cache.
+    """
+    # A PEFT model and a trainer wrap `forward` and take any argument, so ask the class of the model itself.
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    accepted = inspect.signature(type(base).forward).parameters
+    # Mamba has a state instead of keys and values. Its mask covers the new tokens only, not what the state has read.
+    is_recurrent = "cache_params" in accepted
+    name = "cache_params" if is_recurrent else "past_key_values"
+
+    def forward(ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+        options = {"position_ids": position, "logits_to_keep": 1}
+        options = {option: value for option, value in options.items() if option in accepted} | {name: cache}
+        if is_recurrent:
+            mask = mask[:, -ids.shape[1] :]
+        output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+        if output.get(name) is None:
+            raise PolicyError(
+                f"Models of the class {type(base).__name__} keep no cache, so this course cannot sample from them."
+            )
+        return output.logits[:, -1], output[name]
+
+    return forward

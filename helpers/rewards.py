@@ -2,13 +2,18 @@
 
 `helpers.answers` makes the program and `helpers.verifier` grades it. `passes_tests` turns the verdict into 1.0 or 0.0,
 and `fraction_of_tests` into the fraction of the asserts that passed. `compiles` looks at the text alone.
+`random_reward` and `constant_reward` are controls: train with one of them on the same problems, model and settings, and
+you see what changes without any help of the tests.
 
 GRPOTrainer takes several functions. It multiplies the rewards of each by its entry in GRPOConfig's `reward_weights`
 (1.0 by default) and adds them up, and None counts as nothing. The logs name each function by its `__name__`.
 """
 
+import hashlib
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial, update_wrapper
 from typing import Any
 
 from helpers import verifier
@@ -16,8 +21,8 @@ from helpers.answers import extract_code, is_python
 from helpers.runtime import CourseError
 from helpers.verifier import Outcome, Submission, Verdict, grade_programs
 
-__all__ = ["BrokenTestsError", "GradingError", "compiles", "extract_code", "fraction_of_tests", "passes_tests"]
-__all__ += ["reward_of", "verdicts"]
+__all__ = ["BrokenTestsError", "GradingError", "compiles", "constant_reward", "extract_code", "fraction_of_tests"]
+__all__ += ["passes_tests", "random_reward", "reward_of", "seeded", "verdicts"]
 
 _WARNED: set[str] = set()  # of problems that cannot be graded, so that each is named once in a run
 
@@ -100,6 +105,43 @@ def compiles(
     """
     rows = _submissions(prompts, completions, entry_point, code_prompt)
     return [None if row is None else float(is_python(row.program)) for row in rows]
+
+
+def random_reward(
+    prompts: Sequence, completions: Sequence, *, seed: int = 0, trainer_state: object = None, **kwargs: Any
+) -> list[float | None]:
+    """Reward 1.0 or 0.0 by the toss of a coin, whatever the completion is (as in arXiv 2506.10947).
+
+    A toss depends on the seed, the step, the place in the batch, the prompt and the completion, but on no random
+    stream. So a resumed run gets the same rewards as an uninterrupted one. Raises ValueError if there are not as many
+    prompts as completions.
+
+    >>> random_reward(["a"] * 4, ["b"] * 4, seed=1)
+    [0.0, 1.0, 0.0, 1.0]
+    """
+    step = getattr(trainer_state, "global_step", 0)
+    cases = [repr((seed, step, place, *pair)) for place, pair in enumerate(zip(prompts, completions, strict=True))]
+    return [float(hashlib.sha256(case.encode()).digest()[0] % 2) for case in cases]
+
+
+def constant_reward(prompts: Sequence, completions: Sequence, **kwargs: Any) -> list[float | None]:
+    """Reward 1.0 for every completion. Every advantage is 0, so nothing can be learned.
+
+    >>> constant_reward(["a", "a"], ["b", "c"])
+    [1.0, 1.0]
+    """
+    return [1.0] * len(completions)
+
+
+def seeded(reward: Callable[..., list[float | None]], seed: int) -> Callable[..., list[float | None]]:
+    """Bind `seed` to a reward function that takes one, and keep its name. Return any other function as it is.
+
+    >>> seeded(random_reward, 1)(["a"] * 4, ["b"] * 4)
+    [0.0, 1.0, 0.0, 1.0]
+    """
+    if "seed" not in inspect.signature(reward).parameters:
+        return reward
+    return update_wrapper(partial(reward, seed=seed), reward)
 
 
 def verdicts(

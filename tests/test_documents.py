@@ -1,4 +1,4 @@
-"""The documents: the glossary is in order, and CONTRIBUTING names every cell tag."""
+"""The documents: the glossary is in order, CONTRIBUTING names every cell tag, docs/architecture.md every module."""
 
 import json
 import re

@@ -1,12 +1,31 @@
+from itertools import chain
+
 import pytest
 import torch
 from random_policy import arithmetic_problems, save_random_policy
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+)
 
 from helpers import hub
+from helpers.lora import convert_weights
 from helpers.policy import (
     PolicyError,
     end_token_ids,
+    function_ended,
+    is_cut_off,
     load_config,
     load_policy,
     load_tokenizer,
@@ -16,6 +35,7 @@ from helpers.policy import (
     sample_completions,
     save_policy,
 )
+from helpers.problems import load_problems
 
 PROMPTS = [problem.prompt for problem in arithmetic_problems()]
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -28,7 +48,23 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def policy(folder):
-    return load_policy(folder)
+    """A random model that ends about every tenth completion early."""
+    model, tokenizer = load_policy(folder)
+    with torch.no_grad():  # a tied head scores tokens against the embedding: a copy of a common one becomes common
+        weight = model.get_input_embeddings().weight
+        weight[tokenizer.eos_token_id] = 2 * weight.abs().mean(0)
+    return model, tokenizer
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load_policy("data/tiny_coder")
+
+
+@pytest.fixture(scope="module")
+def tiny_prompts():
+    problems = load_problems("tiny")[::40][:9]
+    return [problem.prompt for problem in problems] + ["def f(x):\n"]  # lengths that need padding, in no order
 
 
 def greedy_one_by_one(model, tokenizer, prompt, length):
@@ -40,6 +76,17 @@ def greedy_one_by_one(model, tokenizer, prompt, length):
         if new[-1] == tokenizer.eos_token_id:
             break
     return new
+
+
+def generated(model, tokenizer, prompts, length):
+    """Greedy completions of transformers' own `generate`, one prompt at a time."""
+    ends, completions = end_token_ids(model, tokenizer), []
+    for prompt in prompts:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        (row,) = model.generate(**inputs, do_sample=False, max_new_tokens=length, eos_token_id=ends)
+        completions.append([row[inputs["input_ids"].shape[1] :].tolist()])
+    return completions
 
 
 def test_loads_float32_in_evaluation_mode_whatever_the_file_holds(policy, tmp_path):
@@ -120,17 +167,204 @@ def test_greedy_in_padded_batches_is_greedy_one_by_one(policy):
     assert sampled == [[greedy_one_by_one(model, tokenizer, prompt, 12)] for prompt in prompts]
 
 
-def test_samples_follow_the_models_distribution(policy):
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(1, 256), (1, 3), (1, 1), (4, 8), (3, 7), (2, 1)])
+def test_greedy_tokens_are_those_of_generate(bundled, tiny_prompts, num_samples, batch_size):
+    expected = generated(*bundled, tiny_prompts, 40)
+    lengths = {len(ids) for (ids,) in expected}
+    assert len(lengths) > 3  # rows leave the batch at different times
+    settings = {"temperature": 0, "max_completion_length": 40}
+    sampled = sample_completion_ids(*bundled, tiny_prompts, num_samples=num_samples, batch_size=batch_size, **settings)
+    assert sampled == [group * num_samples for group in expected]
+
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"num_key_value_heads": 1, "initializer_range": 0.2}
+KINDS = {
+    # Learned positions: a padded prompt must still begin at position 0.
+    "gpt2": (GPT2LMHeadModel, GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.2}),
+    "sliding window": (MistralForCausalLM, MistralConfig, SIZES | {"sliding_window": 8}),
+    # What these remember of a row is not, or not only, keys and values.
+    "mamba": (MambaForCausalLM, MambaConfig, {"hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.2}),
+    "hybrid": (Lfm2ForCausalLM, Lfm2Config, SIZES | {"layer_types": ["conv", "full_attention"]}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_of_model_write_what_generate_writes(policy, kind):
+    _, tokenizer = policy
+    torch.manual_seed(0)
+    model, config, sizes = KINDS[kind]
+    end = tokenizer.eos_token_id
+    model = model(
+        config(vocab_size=len(tokenizer), eos_token_id=end, pad_token_id=end, bos_token_id=end, **sizes)
+    ).eval()
+    model.generation_config.eos_token_id = list(range(0, len(tokenizer), 8))
+    settings = {"temperature": 0, "max_completion_length": 20, "num_samples": 2, "batch_size": 8}
+    prompts = [*PROMPTS, "x", "a + b"]
+    expected = generated(model, tokenizer, prompts, 20)
+    assert len({len(ids) for (ids,) in expected}) > 3  # rows leave the batch at different times
+    assert sample_completion_ids(model, tokenizer, prompts, **settings) == [group * 2 for group in expected]
+
+
+def test_a_model_without_a_cache_is_refused_in_one_sentence(policy):
+    _, tokenizer = policy
+    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2))
+    with pytest.raises(PolicyError, match=r"^Models of the class OpenAIGPTLMHeadModel keep no cache.*\.$"):
+        sample_completion_ids(model, tokenizer, PROMPTS, max_completion_length=2)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_first_and_second_tokens_follow_the_models_distribution(policy, temperature):
+    """Rows that end in between are dropped; those that are left must keep their own cache."""
     model, tokenizer = policy
+    draws, first_ids = 6000, tokenizer(PROMPTS[:2])["input_ids"]
+    sampled = sample_completion_ids(
+        model, tokenizer, PROMPTS[:2], num_samples=draws, temperature=temperature, max_completion_length=2, seed=1
+    )
+    for ids, group in zip(first_ids, sampled, strict=True):
+        first = torch.tensor([sample[0] for sample in group])
+        assert_close(first, probabilities(model, ids, temperature))
+        common = int(torch.bincount(first[first != tokenizer.eos_token_id]).argmax())
+        second = torch.tensor([sample[1] for sample in group if sample[0] == common])
+        assert len(second) > 200
+        assert_close(second, probabilities(model, [*ids, common], temperature))
+
+
+def probabilities(model, ids, temperature):
     with torch.no_grad():
-        logits = model(torch.tensor([tokenizer(PROMPTS[0])["input_ids"]])).logits[0, -1]
-    for temperature in (0.5, 1.0):
-        (samples,) = sample_completion_ids(
-            model, tokenizer, PROMPTS[:1], num_samples=4000, temperature=temperature, max_completion_length=1
-        )
-        observed = torch.bincount(torch.tensor(samples)[:, 0], minlength=len(logits)) / 4000
-        expected = torch.softmax(logits / temperature, -1)
-        assert (observed - expected).abs().max() < 0.03  # four standard errors of a share of 0.5
+        return torch.softmax(model(torch.tensor([ids])).logits[0, -1] / temperature, -1)
+
+
+def assert_close(tokens, expected):
+    """Every token's frequency lies within 4.5 standard errors of its probability (plus one count)."""
+    observed = torch.bincount(tokens, minlength=len(expected)) / len(tokens)
+    tolerance = 4.5 * (expected * (1 - expected) / len(tokens)).sqrt() + 1 / len(tokens)
+    assert ((observed - expected).abs() < tolerance).all()
+
+
+def test_completions_end_with_their_end_token_or_at_the_limit(policy):
+    model, tokenizer = policy
+    sampled = sample_completion_ids(model, tokenizer, PROMPTS, num_samples=20, max_completion_length=12)
+    flat = [sample for group in sampled for sample in group]
+    end = tokenizer.eos_token_id
+    ended = [sample for sample in flat if end in sample]
+    assert [len(group) for group in sampled] == [20] * len(PROMPTS)
+    assert 0 < len(ended) < len(flat)
+    assert all(sample.index(end) == len(sample) - 1 for sample in ended)
+    assert all(len(sample) == 12 for sample in flat if end not in sample)
+    assert [is_cut_off(model, tokenizer, sample, 12) for sample in flat] == [end not in sample for sample in flat]
+    texts = sample_completions(model, tokenizer, PROMPTS, num_samples=20, max_completion_length=12)
+    assert texts == [tokenizer.batch_decode(group, skip_special_tokens=True) for group in sampled]
+    assert not any(tokenizer.eos_token in text for group in texts for text in group)
+
+
+def test_every_end_token_that_the_model_names_ends_a_completion(policy):
+    model, tokenizer = policy
+    settings = {"num_samples": 20, "max_completion_length": 12, "seed": 2}
+    tokens = [t for group in sample_completion_ids(model, tokenizer, PROMPTS, **settings) for s in group for t in s]
+    other = max(set(tokens) - {tokenizer.eos_token_id}, key=tokens.count)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, other]
+    flat = [s for group in sample_completion_ids(model, tokenizer, PROMPTS, **settings) for s in group]
+    assert any(s[-1] == other for s in flat)
+    assert not any(set(s[:-1]) & set(end_token_ids(model, tokenizer)) for s in flat)
+
+
+def test_a_completion_ends_where_the_rule_says_so_and_not_before(policy):
+    model, tokenizer = policy
+    settings = {"num_samples": 5, "max_completion_length": 12, "seed": 4, "batch_size": 10}
+    free = sample_completion_ids(model, tokenizer, PROMPTS, **settings)
+
+    def rule(text):
+        return len(text) > 12
+
+    ruled = sample_completion_ids(model, tokenizer, PROMPTS, ends=rule, **settings)
+    shorter = 0
+    for long, short in zip(chain(*free), chain(*ruled), strict=True):
+        assert long[: len(short)] == short  # no row's draws depend on when other rows of its batch end
+        assert not rule(tokenizer.decode(short[:-1]))
+        assert rule(tokenizer.decode(short)) or len(short) == len(long)
+        shorter += len(short) < len(long)
+    assert shorter > 10
+
+
+def test_a_completion_that_the_rule_ended_at_the_limit_is_not_cut_off(bundled):
+    model, tokenizer = bundled
+    ids = tokenizer("    return 1\nx")["input_ids"]
+    assert not is_cut_off(model, tokenizer, ids, len(ids), function_ended)
+    assert is_cut_off(model, tokenizer, ids, len(ids))
+    assert is_cut_off(model, tokenizer, ids[:-1], len(ids) - 1, function_ended)
+    assert not is_cut_off(model, tokenizer, ids, len(ids) + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        ("", False),
+        ("    return a", False),
+        ("    return a\n", False),
+        ("    return a\n\n", False),
+        ("    return a\n\n    # more", False),
+        ("    return a\n\ndef", True),
+        ("    return a\n```", True),
+        ("    return a\n\n# Test", True),
+        ("\treturn a\nx", True),
+        ("\n\n    return a\nx", True),
+        ("return a\n", False),
+        ("def add(a, b):\n    return a + b\n", False),  # the whole function again: its first line is not its end
+        ("def add(a, b):\n    return a + b\nprint", True),
+        ("    return [\n        a,\n]\n", False),
+        ("    return [\n        a,\n]\nx", True),
+        ('    text = """\nat the margin\n"""\n    return text', False),
+        ('    text = """\nat the margin\n"""\n    return text\nx', True),
+        ('    """One line."""\nx', True),
+    ],
+)
+def test_where_a_function_ends(text, ended):
+    assert function_ended(text) == ended
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_cpu_samples_without_autocast(policy, precision):
+    model, tokenizer = policy
+    seen = set()
+    hook = model.register_forward_pre_hook(lambda *_: seen.add(torch.is_autocast_enabled("cpu")))
+    sample_completion_ids(model, tokenizer, PROMPTS[:2], max_completion_length=2, precision=precision)
+    hook.remove()
+    assert seen == {False}
+
+
+def test_a_frozen_base_in_bfloat16_writes_what_generate_writes(tiny_prompts):
+    model, tokenizer = load_policy("data/tiny_coder")
+    convert_weights(model, torch.bfloat16)
+    settings = {"temperature": 0, "max_completion_length": 40, "batch_size": 1}  # the batch changes the rounding
+    sampled = sample_completion_ids(model, tokenizer, tiny_prompts, **settings)
+    assert sampled == generated(model, tokenizer, tiny_prompts, 40)
+
+
+def test_each_prompt_is_read_once_for_its_group_and_ended_rows_are_not_computed(policy):
+    model, tokenizer = policy
+    shapes = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    settings = {"num_samples": 5, "max_completion_length": 12, "batch_size": 15}
+    sampled = sample_completion_ids(model, tokenizer, PROMPTS[:3], **settings)
+    hook.remove()
+    assert shapes[0][0] == 3
+    # The last token of a completion is never read.
+    assert sum(rows for rows, _ in shapes[1:]) == sum(len(sample) - 1 for group in sampled for sample in group)
+
+
+def test_progress_counts_the_completions(policy):
+    counted = []
+    sample_completion_ids(
+        *policy, PROMPTS, num_samples=3, max_completion_length=2, batch_size=8, progress=counted.append
+    )
+    assert counted == [8, 8, 2]
+
+
+def test_no_prompts_give_no_completions(policy):
+    assert sample_completion_ids(*policy, [], max_completion_length=4) == []
 
 
 def test_the_checkpoints_own_sampling_settings_are_not_used(policy):
@@ -140,7 +374,8 @@ def test_the_checkpoints_own_sampling_settings_are_not_used(policy):
     model.generation_config.update(top_p=0.1, top_k=1, repetition_penalty=5.0, temperature=0.1, do_sample=True)
     assert sample_completions(model, tokenizer, PROMPTS, **settings) == expected
     greedy = sample_completions(model, tokenizer, PROMPTS[:1], temperature=0, max_completion_length=10)
-    assert tokenizer.decode(greedy_one_by_one(model, tokenizer, PROMPTS[0], 10)) == greedy[0][0]
+    ids = greedy_one_by_one(model, tokenizer, PROMPTS[0], 10)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == greedy[0][0]
 
 
 def test_a_seed_fixes_the_samples_and_the_global_stream_stays(policy):
@@ -151,6 +386,7 @@ def test_a_seed_fixes_the_samples_and_the_global_stream_stays(policy):
     torch.randn(7)
     assert sample_completions(model, tokenizer, PROMPTS, seed=5, **settings) == first
     assert sample_completions(model, tokenizer, PROMPTS, seed=6, **settings) != first
+    assert any(len(set(group)) == 2 for group in first)  # the samples of a group are drawn apart
     torch.set_rng_state(before)
     sample_completions(model, tokenizer, PROMPTS, seed=5, **settings)
     assert torch.equal(torch.get_rng_state(), before)
@@ -179,21 +415,6 @@ def test_the_model_names_the_tokenizers_end_and_padding_tokens(folder, tmp_path)
     assert model.generation_config.eos_token_id == [end, 7]
 
 
-def test_completions_stop_at_the_end_token_and_texts_do_not_show_it(policy):
-    model, tokenizer = policy
-    end = tokenizer.eos_token_id
-    with torch.no_grad():  # a tied head scores tokens against the embedding: a copy of a common one becomes common
-        model.get_input_embeddings().weight[end] = 2 * model.get_input_embeddings().weight.abs().mean(0)
-    ids = sample_completion_ids(model, tokenizer, PROMPTS, num_samples=20, max_completion_length=12)
-    flat = [sample for samples in ids for sample in samples]
-    ended = [sample for sample in flat if end in sample]
-    assert 0 < len(ended) < len(flat)
-    assert all(sample.index(end) == len(sample) - 1 for sample in ended)
-    assert all(len(sample) == 12 for sample in flat if end not in sample)
-    texts = sample_completions(model, tokenizer, PROMPTS, num_samples=20, max_completion_length=12)
-    assert not any(tokenizer.eos_token in text for samples in texts for text in samples)
-
-
 def test_the_tokenizers_end_token_comes_first_among_those_the_model_names(policy):
     model, tokenizer = policy
     model.generation_config.eos_token_id = [7, tokenizer.eos_token_id]
@@ -209,22 +430,6 @@ def test_chat_messages_go_through_the_template(policy):
     settings = {"temperature": 0, "max_completion_length": 6}
     written_out = sample_completions(model, tokenizer, ["user: add\n"], **settings)
     assert sample_completions(model, tokenizer, chat, **settings) == written_out
-
-
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_precision_is_autocast_for_the_time_of_sampling(policy, precision, dtype):
-    model, tokenizer = policy
-    seen = set()
-
-    def look(*_):
-        seen.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
-
-    hook = model.register_forward_pre_hook(look)
-    sample_completions(model, tokenizer, PROMPTS[:2], max_completion_length=2, precision=precision)
-    hook.remove()
-    assert seen == {dtype}
-    assert not torch.is_autocast_enabled("cpu")
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"num_samples": 0}, {"max_completion_length": 0}])

@@ -5,20 +5,29 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chat_policies import save_chat_policy
+from random_policy import arithmetic_problems, save_random_policy
+from tokenizers import processors
 
 from helpers import problems
+from helpers.policy import load_tokenizer, tokenize_prompt
 from helpers.problems import (
     FIELDS,
+    PROMPT_MODES,
     Problem,
     ProblemError,
     check_solutions,
+    choose_prompt_mode,
     columns,
     load_problems,
     main,
     prompt_of,
+    prompt_text,
+    shared_problems,
     split_problems,
 )
 from helpers.runtime import CourseError
@@ -194,6 +203,112 @@ def test_the_humaneval_split_never_changes():
 
 
 HELD_OUT_START = ["HumanEval/1", "HumanEval/2", "HumanEval/5", "HumanEval/7"]
+
+
+# --- problems that occur in two sets ---
+
+ADD, SUB, *REST = arithmetic_problems()
+
+
+def test_the_same_name_and_text_are_found_in_another_layout():
+    prompt = 'def add(a, b):\n    """\n    RETURN: a + b\n    """\n'
+    other = replace(ADD, task_id="other/1", prompt=prompt, canonical_solution="    return sum([a, b])\n")
+    assert shared_problems([SUB, ADD], [other, *REST]) == [(ADD, other)]
+
+
+def test_the_same_solution_is_found_under_another_name_and_text():
+    prompt = 'def plus(a, b):\n    """Give the total."""\n'
+    solution = "    # the sum\n    return (a + b)\n"
+    other = replace(ADD, task_id="other/1", prompt=prompt, canonical_solution=solution, entry_point="plus")
+    assert shared_problems([ADD, SUB], [other]) == [(ADD, other)]
+
+
+def test_a_recursive_solution_is_found_too():
+    first = replace(ADD, prompt="def f(n):\n", canonical_solution="    return n and f(n - 1)\n", entry_point="f")
+    second = replace(ADD, prompt="def g(n):\n", canonical_solution="    return n and g(n - 1)\n", entry_point="g")
+    assert shared_problems([first], [second]) == [(first, second)]
+
+
+def test_only_the_name_or_only_the_text_is_not_enough():
+    other = replace(
+        ADD, prompt='def add(a, b):\n    """Return the larger."""\n', canonical_solution="    return max(a, b)\n"
+    )
+    assert shared_problems([ADD], [other]) == []
+    other = replace(
+        ADD, entry_point="plus", prompt=ADD.prompt.replace("add", "plus"), canonical_solution="    return b + a\n"
+    )
+    assert shared_problems([ADD], [other]) == []
+
+
+def test_the_bundled_split_shares_nothing():
+    assert shared_problems(*split_problems(load_problems("tiny"))) == []
+
+
+def test_a_solution_that_is_no_python_is_compared_by_its_text():
+    broken = replace(ADD, canonical_solution="    return (\n")
+    assert shared_problems([broken], [broken]) == [(broken, broken)]
+
+
+# --- what a model is given to read ---
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer(tmp_path_factory):
+    return load_tokenizer(save_chat_policy(tmp_path_factory.mktemp("chat")))
+
+
+@pytest.fixture(scope="module")
+def base_tokenizer():
+    return load_tokenizer("data/tiny_coder")
+
+
+def with_bos(folder):
+    """A tokenizer that puts a BOS token before every text, and whose chat template writes one too, as Llama's."""
+    tokenizer = load_tokenizer(save_random_policy(folder))
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    return tokenizer
+
+
+def test_a_chat_model_is_asked_in_a_message_and_a_base_model_continues(chat_tokenizer, base_tokenizer):
+    assert choose_prompt_mode(chat_tokenizer) == "chat"
+    assert choose_prompt_mode(base_tokenizer) == "plain"
+    for mode in PROMPT_MODES:
+        assert choose_prompt_mode(chat_tokenizer, mode) == mode
+
+
+@pytest.mark.parametrize("mode", ["chat", "prefill"])
+def test_a_mode_that_needs_a_template_is_refused_in_one_sentence_without_one(base_tokenizer, mode):
+    with pytest.raises(CourseError, match="needs a chat template.*--prompt plain") as caught:
+        prompt_text(ADD, base_tokenizer, mode)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_mode_is_refused(chat_tokenizer):
+    with pytest.raises(CourseError, match='no prompt mode "caht". Choose one of: chat, prefill, plain'):
+        choose_prompt_mode(chat_tokenizer, "caht")
+
+
+def test_the_three_texts(chat_tokenizer, base_tokenizer):
+    assert prompt_text(ADD, base_tokenizer, "plain") == prompt_text(ADD, chat_tokenizer, "plain") == ADD.prompt
+    chat = prompt_text(ADD, chat_tokenizer, "chat")
+    assert chat.startswith("<|im_start|>user\n") and chat.endswith("```<|im_end|>\n<|im_start|>assistant\n")
+    prefill = prompt_text(ADD, chat_tokenizer, "prefill")
+    assert prefill.endswith("<|im_start|>assistant\n```python\n" + ADD.prompt)
+    assert prefill.count(ADD.prompt) == 1 and len(prefill) < len(chat)
+
+
+def test_the_text_has_the_templates_tokens_and_one_bos(chat_tokenizer, tmp_path):
+    bos = with_bos(tmp_path)
+    assert bos("x")["input_ids"][0] == bos.bos_token_id
+    for tokenizer in (chat_tokenizer, bos):
+        expected = tokenize_prompt(tokenizer, prompt_of(ADD, conversational=True))
+        assert tokenizer(prompt_text(ADD, tokenizer, "chat"))["input_ids"] == expected
+        prefill = tokenizer(prompt_text(ADD, tokenizer, "prefill"))["input_ids"]
+        assert prefill.count(tokenizer.bos_token_id) == (tokenizer is bos)
 
 
 # --- which problems can be used ---

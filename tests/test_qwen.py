@@ -12,6 +12,7 @@ import torch
 from chat_policies import CHATML, save_chat_policy, save_tiny_chat, write_mixed_problems
 from random_policy import arithmetic_problems
 
+from helpers import policy
 from helpers.evaluation import evaluate
 from helpers.policy import end_token_ids, load_policy, tokenize_prompt
 from helpers.problems import INSTRUCTION, load_problems, prompt_of, read_problems, split_problems
@@ -138,8 +139,12 @@ def test_masked_truncated_completions_teach_nothing(tmp_path):
     assert not torch.equal(weights(kept.model), before)
 
 
-def test_half_precision_is_the_same_before_in_and_after_training_and_keeps_float32_weights(folder, tmp_path):
+def test_half_precision_is_the_same_before_in_and_after_training_and_keeps_float32_weights(
+    folder, tmp_path, monkeypatch
+):
     """Use bf16, which CPUs have too. fp16 takes the same path, but with gradient scaling, which only a GPU has."""
+    # Sample here as on a GPU: on a CPU the course samples without autocast.
+    monkeypatch.setattr(policy, "autocast", lambda model, name: torch.autocast("cpu", {"bf16": torch.bfloat16}[name]))
     half = replace(SMALL, precision="bf16", learning_rate=1e-12)  # too small a rate to change an answer
     model, tokenizer = load_policy(folder)
     seen = []

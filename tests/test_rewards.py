@@ -15,9 +15,12 @@ from helpers import rewards, train, verifier
 from helpers.problems import Problem, columns, load_problems
 from helpers.rewards import (
     compiles,
+    constant_reward,
     fraction_of_tests,
     passes_tests,
+    random_reward,
     reward_of,
+    seeded,
     verdicts,
 )
 from helpers.runtime import CourseError
@@ -290,11 +293,18 @@ def test_compiling_is_paid_and_nothing_is_run():
         compiles([PROMPT], [BODY], entry_point=[])
 
 
+def test_a_prefilled_answer_that_closes_its_fence_is_graded_as_the_body_alone():
+    problems = load_problems("tiny")[::100]
+    answers = [problem.canonical_solution.rstrip("\n") + "\n```\nThis function ..." for problem in problems]
+    prompts = [problem.prompt for problem in problems]
+    assert passes_tests(prompts=prompts, completions=answers, **columns(problems)) == [1.0] * len(problems)
+
+
 # --- as TRL and the command line use them ----------------------------------------------------------------------------
 
 
 def test_the_command_line_lists_them_by_readable_names():
-    for reward in (passes_tests, fraction_of_tests, compiles):
+    for reward in (passes_tests, fraction_of_tests, compiles, random_reward, constant_reward):
         assert train.find_reward(reward.__name__) is reward
     with pytest.raises(train.CourseError) as refused:
         train.find_reward("no_such_reward")
@@ -358,3 +368,45 @@ def test_trl_adds_up_several_rewards_by_their_weights(tmp_path: Path, weights: l
     assert list(run.kept["advantages"]) == pytest.approx([total - mean for total in totals], abs=1e-6)
     means = {name: run.log[f"rewards/{name}/mean"] for name in ("passes_tests", "compiles", "fraction_of_tests")}
     assert means == pytest.approx({"passes_tests": 0.25, "compiles": 0.75, "fraction_of_tests": 0.5})
+
+
+# --- controls: rewards that know nothing of the tests ---
+
+TOSS_PROMPTS, TOSS_COMPLETIONS = ["p"] * 2000, ["same"] * 1000 + ["other"] * 1000
+
+
+def test_the_coin_is_fair_and_blind_to_the_completion():
+    rewards = random_reward(prompts=TOSS_PROMPTS, completions=TOSS_COMPLETIONS, test=[""] * 2000)
+    assert set(rewards) == {0.0, 1.0}
+    for half in (rewards[:1000], rewards[1000:]):
+        assert abs(sum(half) / 1000 - 0.5) < 0.05  # three standard errors
+
+
+def test_the_tosses_are_fixed_by_seed_and_step():
+    def tosses(**kwargs):
+        return random_reward(prompts=TOSS_PROMPTS, completions=TOSS_COMPLETIONS, **kwargs)
+
+    step = [SimpleNamespace(global_step=number) for number in range(2)]
+    assert tosses(seed=1, trainer_state=step[1]) == tosses(seed=1, trainer_state=step[1])
+    different = [tosses(), tosses(seed=1), tosses(seed=1, trainer_state=step[1]), tosses(trainer_state=step[1])]
+    for number, first in enumerate(different):
+        for second in different[number + 1 :]:
+            assert 900 < sum(a == b for a, b in zip(first, second, strict=True)) < 1100
+
+
+def test_a_constant_reward_is_the_same_for_all():
+    assert constant_reward(prompts=TOSS_PROMPTS[:3], completions=TOSS_COMPLETIONS[:3], test=["", "", ""]) == [1.0] * 3
+
+
+def test_a_seed_is_bound_to_the_rewards_that_take_one_and_the_name_stays():
+    bound = seeded(random_reward, 5)
+    assert bound.__name__ == "random_reward"
+    assert bound(["p"] * 20, [""] * 20) == random_reward(["p"] * 20, [""] * 20, seed=5)
+    assert bound(["p"] * 20, [""] * 20) != random_reward(["p"] * 20, [""] * 20)
+    assert seeded(passes_tests, 5) is passes_tests
+    assert seeded(constant_reward, 5) is constant_reward
+
+
+def test_columns_of_unequal_length_are_refused():
+    with pytest.raises(ValueError):
+        random_reward(prompts=["a"], completions=["b", "c"])

@@ -1,5 +1,6 @@
 """The bundled problems and model: sharp tests, a clean split, the tokens of pre-training, a base that can learn."""
 
+import ast
 import random
 import re
 from pathlib import Path
@@ -147,6 +148,20 @@ def test_the_tests_catch_single_operator_swaps(bundle):
     print(f"\nsingle-operator swaps caught: {caught} of {total} ({caught / total:.3%})")
     assert total > 20_000
     assert caught / total >= 0.995
+
+
+def test_no_constant_passes_a_problem(both_parts):
+    """Neither a usual constant nor any answer that a problem's own asserts expect passes all asserts of a problem."""
+    usual = [None, False, True, 0, 1, -1, 2, 0.0, "", "a", [], [0], (), {}, set()]
+    for problem in [*both_parts[0], *both_parts[1]]:
+        asserts = [node for node in ast.walk(ast.parse(problem.test)) if isinstance(node, ast.Assert)]
+        expected = [ast.literal_eval(one.test.comparators[0]) for one in asserts]
+        assert len(expected) >= 8
+        namespace = {}
+        exec(problem.test, namespace)
+        for constant in [*usual, *expected]:
+            with pytest.raises(AssertionError):
+                namespace["check"](lambda *_, constant=constant: constant)
 
 
 def test_mutants_change_one_operator_each():

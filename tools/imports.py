@@ -64,14 +64,27 @@ def imported_packages(source: str, when_loaded: bool = False) -> set[str]:
 # what every room needs, then the loop, then a run. training is where the loop meets the run: it needs both.
 FLOORS = (
     {"runtime", "hub"},
-    {"problems", "answers", "policy", "verifier", "rewards", "advantages", "losses", "critic", "evaluation"},
-    {"profiles", "run_folder", "memory", "figures"},
+    {
+        "problems",
+        "mbpp",
+        "answers",
+        "policy",
+        "lora",
+        "verifier",
+        "rewards",
+        "advantages",
+        "losses",
+        "critic",
+        "evaluation",
+    },
+    {"profiles", "run_folder", "memory", "figures", "rollout", "solvable"},
     {"training"},
     {"train", "evaluate", "diagnose", "exercises", "checks", "drawings", "preferences", "tiny_coder"},
 )
 # These rooms import no other room: only Python's own library and what is named here.
 ALLOWED = {
     "runtime": {"packaging", "IPython", "torch"},
+    "mbpp": set(),
     "verifier": set(),
     "advantages": {"torch"},
     "losses": {"torch"},

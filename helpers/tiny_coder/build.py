@@ -294,7 +294,8 @@ def _test_of(spec: Specification, body: str, function: Function) -> str:
 def _sharp_inputs(spec: Specification, body: str, function: Function) -> list[Arguments]:
     """Choose a few inputs. Together they catch every mutant and misconception that the pool catches.
 
-    A problem gets at least MINIMUM_ASSERTS of them, and more only if it needs more.
+    They also catch every constant: a function that always returns the same answer. A problem gets at least
+    MINIMUM_ASSERTS of them, and more only if it needs more.
     """
     pool = list({repr(arguments): arguments for arguments in _fixed_inputs(spec.kinds, 1500)}.values())
     right = outcomes(function, pool)
@@ -309,7 +310,28 @@ def _sharp_inputs(spec: Specification, body: str, function: Function) -> list[Ar
     # A solution with few operators has few near misses, so take any inputs for the rest.
     spare = [index for index in range(len(pool)) if index not in chosen]
     chosen += spare[: max(0, MINIMUM_ASSERTS - len(chosen))]
-    return [pool[index] for index in sorted(chosen)]
+    return [pool[index] for index in sorted(_with_two_answers(chosen, cases, pool, right))]
+
+
+def _with_two_answers(
+    chosen: list[int], cases: Sequence[set[int]], pool: Sequence[Arguments], right: Sequence[object]
+) -> list[int]:
+    """Return the chosen positions, with one of them exchanged if all have the same answer.
+
+    If all answers are equal, a function that always returns this answer passes, whatever it is asked. The new position
+    is the one with the shortest arguments among those with another answer. It replaces the last position without which
+    every case is still met.
+    """
+    always = right[chosen[0]]
+    if any(right[index] != always for index in chosen):
+        return chosen
+    others = [index for index in range(len(pool)) if right[index] != always]
+    added = min(others, key=lambda index: len(repr(pool[index])))
+    for dropped in reversed(chosen):
+        kept = [index for index in chosen if index != dropped] + [added]
+        if all(case.intersection(kept) for case in cases):
+            return kept
+    return [*chosen, added]
 
 
 def _caught_at(miss: Function, pool: Sequence[Arguments], right: Sequence[object]) -> set[int]:

@@ -6,10 +6,11 @@ Each argument has a *kind*, such as "numbers" (a list of integers) or "text" (a 
 import random
 from collections.abc import Callable, Sequence
 
-VOCABULARY = (
+_WORDS = (
     "a at as to net rot sea Ann noon level radar Eve otto also area orange Apple east store rest stars lesson "
     "Rome era arena tree toast roast Oslo essay strata tomato letter banana RATE OS NATO a-b x21 lmn try sky"
-).split()
+)
+VOCABULARY = _WORDS.split()
 CHARACTERS = "aaeeiioubclmnrstxyzAEIOUBLRSTXYZ0123459  -!"
 
 Arguments = tuple[object, ...]
