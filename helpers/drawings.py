@@ -73,8 +73,7 @@ def loop(kind: str) -> Picture:
         axis.annotate("", BOXES[end][:2], BOXES[start][:2], arrowprops=arrow | between)
     axis.text(4.9, 2.9, "again and again", ha="center", va="center", fontsize=10, style="italic")
     axis.set_title(title, fontsize=11)
-    axis.set_xlim(0.2, 10.1)
-    axis.set_ylim(0.2, 5.8)
+    axis.set(xlim=(0.2, 10.1), ylim=(0.2, 5.8))
     axis.set_axis_off()
     sources = "; ".join(f"{words[start]} to {words[end]}" for start, end in inputs)
     alt = f"Drawing of a loop: {' to '.join(words[name] for name in CIRCLE)} and back to the policy. Inputs: {sources}."
@@ -89,14 +88,11 @@ def memory_bars(gigabytes: pd.DataFrame, title: str) -> Picture:
     hatches = ("", "//", "", "\\\\", "", "xx", "..", "")
     left = pd.Series(0.0, gigabytes.index)
     for (part, sizes), colour, hatch in zip(gigabytes.items(), colours, hatches, strict=False):
-        bars = axis.barh(
-            gigabytes.index, sizes, 0.62, left=left, color=colour, hatch=hatch, edgecolor="white", label=part
-        )
+        bars = axis.barh(left.index, sizes, 0.62, left=left, color=colour, hatch=hatch, edgecolor="white", label=part)
         left += sizes
     axis.bar_label(bars, [f"{total:.1f}" for total in left], padding=3, fontsize=9)
-    figures.label_axis(axis, "GB (10⁹ bytes)", "setup", title)
+    figures.label_axis(axis, "GB (10⁹ bytes)", "setup", title, xlim=(0, 1.1 * left.max()))
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.1 * left.max())
     axis.grid(False)
     where = {"loc": "upper center", "bbox_to_anchor": (0.35, -0.16)}
     axis.legend(frameon=False, fontsize=9, ncols=4, handlelength=3, handleheight=1.2, **where)
@@ -198,9 +194,7 @@ def grading_times(seconds: Mapping[str, float], step: float, note: str) -> Pictu
     fig = figures.grouped_bars(frame, "seconds", "Time to grade the programs of one training step", log=True)
     [axis] = fig.axes
     axis.axhline(step, color=VERMILLION, linestyle="--")
-    axis.annotate(
-        f"{note}, {step:.2g} s", (-0.45, step), (0, 3), textcoords="offset points", color=VERMILLION, fontsize=9
-    )
+    axis.text(-0.45, 1.05 * step, f"{note}, {step:.2g} s", va="bottom", color=VERMILLION, fontsize=9)
     times = "; ".join(f"{name}: {time:.2g} s" for name, time in seconds.items())
     return fig.describe(fig.alt, f"{times}; {note}: {step:.2g} s.")
 
@@ -210,8 +204,7 @@ def cheat_shares(frames: Mapping[str, Sequence[float]]) -> Picture:
     panels = {"Cheats while a policy learns": pd.DataFrame(frames).rename_axis("step")}
     fig = figures.line_panels(panels, "fraction of cheats (logarithmic)")
     [axis] = fig.axes
-    axis.set_yscale("log")
-    axis.set_ylim(5e-4, 1.5)
+    axis.set(yscale="log", ylim=(5e-4, 1.5))
     axis.set_yticks([0.001, 0.01, 0.1, 1], ["0.1%", "1%", "10%", "100%"])
     ends = (f"{name} from {100 * shares[0]:.3g}% to {100 * shares[-1]:.3g}%" for name, shares in frames.items())
     return fig.describe("Line chart of the fraction of cheats over steps.", f"Cheats: {'; '.join(ends)}.")
@@ -225,7 +218,7 @@ def clip_quadrants(losses: Mapping[int, pd.Series], low: float, high: float) -> 
     panels = {}
     for advantage, loss in losses.items():
         is_clipped = loss.index >= high if advantage > 0 else loss.index <= low
-        lines = pd.DataFrame({"loss": loss, "clipped: gradient 0": loss[is_clipped]})
+        lines = pd.DataFrame({"not clipped": loss[~is_clipped], "clipped: gradient 0": loss[is_clipped]})
         aim = "more" if advantage > 0 else "less"
         panels[f"advantage {advantage:+d}: make it {aim} likely"] = lines.rename_axis("ratio, new over old")
     fig = figures.line_panels(panels, "loss of the token", sharey=False)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from helpers.runtime import CourseError
@@ -187,11 +187,10 @@ def learning_curves(
     smooth = history.rolling(5, min_periods=1).mean()
     for axis, (column, (title, unit, colour, top)) in zip(axes, shown.items(), strict=False):
         values = history[column]
-        dot = "." if len(history) == 1 else ""  # a line through one point is invisible
         axis.plot(history["step"], values, color=colour, alpha=0.4, linewidth=1)
-        axis.plot(history["step"], smooth[column], color=colour, linewidth=2, marker=dot)
-        label_axis(axis, "training step", unit, title)
-        axis.set_xlim(0, max_steps or history["step"].max())
+        # Without its small markers, the line through the first step alone would be invisible.
+        axis.plot(history["step"], smooth[column], color=colour, linewidth=2, marker=".", markersize=3)
+        label_axis(axis, "training step", unit, title, xlim=(0, max_steps or history["step"].max()))
         axis.set_ylim(1.04 * min(0, values.min()), 1.04 * max(top, values.max()))
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axis in axes[len(shown) :]:
@@ -226,9 +225,8 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Picture
         bars = axis.bar(places, heights, 0.36, yerr=reach, color=colour, hatch=hatch, edgecolor="white")
         axis.bar_label(bars, fmt=label + "\n{:.0%}", padding=2, fontsize=9)
     title = f"Before and after training, {before['problems']} held-out problems, 95% intervals"
-    label_axis(axis, "", "held-out problems solved", title)
+    label_axis(axis, "", "held-out problems solved", title, ylim=(0, 1.22))
     axis.set_xticks(range(len(names)), [{"greedy": "greedy decoding"}.get(name, name) for name in names])
-    axis.set_ylim(0, 1.22)
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     changes = "; ".join(f"{name} {before[name]:.0%} to {after[name]:.0%}" for name in names)
     return fig.describe(f"Bar chart. {title}.", f"Held-out problems solved: {changes}.")
@@ -262,7 +260,7 @@ def curves(frames: Mapping[str, pd.DataFrame], x: str, y: str, xlabel: str, ylab
     for frame, (colour, *_) in zip(indexed.values(), cycle(STYLES), strict=False):
         draw_band(axis, frame, colour)
     axis.set_ylim(0, 1.04)
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.yaxis.set_major_formatter("{x:.0%}")
     ends = (
         f"{label} from {frame[y].iloc[0]:.0%} at {frame.index[0]:g} to {frame[y].iloc[-1]:.0%} at {frame.index[-1]:g}"
         for label, frame in indexed.items()
@@ -288,9 +286,8 @@ def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = Fa
         else:
             bars = axis.bar(places, values, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=label)
             axis.bar_label(bars, fmt="{:.3g}", padding=2, fontsize=8.5)
-    label_axis(axis, "", f"{ylabel} (logarithmic)" if log else ylabel, title)
+    label_axis(axis, "", f"{ylabel} (logarithmic)" if log else ylabel, title, xlim=(-0.5, len(frame) - 0.5))
     axis.set_xticks(range(len(frame)), frame.index)
-    axis.set_xlim(-0.5, len(frame) - 0.5)
     axis.margins(y=0.14)
     if log:
         axis.set_yscale("log")
@@ -299,9 +296,7 @@ def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = Fa
         axis.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     kind = "Dot chart on a logarithmic axis" if log else "Bar chart"
     ranges = "; ".join(f"{name} from {column.min():.3g} to {column.max():.3g}" for name, column in frame.items())
-    return fig.describe(
-        f"{kind} for {', '.join(map(str, frame.index.unique()))}. {title}.", f"{ylabel}: {ranges}.", frame
-    )
+    return fig.describe(f"{kind} of {ylabel}. {title}.", f"{ylabel}: {ranges}.", frame)
 
 
 def token_strip(tokens: Sequence[str], rows: Mapping[str, Sequence[float]], scale: float | None = None) -> Picture:
@@ -332,10 +327,9 @@ def token_strip(tokens: Sequence[str], rows: Mapping[str, Sequence[float]], scal
     return fig.describe(alt, f"{ranges}.", pd.DataFrame({"token": tokens, **rows}))
 
 
-def label_axis(axis: Axes, xlabel: str, ylabel: str, title: str) -> None:
-    """Set the two labels and the title of a panel, in the style that all figures share."""
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
+def label_axis(axis: Axes, xlabel: str, ylabel: str, title: str, **more: Any) -> None:
+    """Set the labels and the title of a panel, in the style that all figures share. `more` goes to `Axes.set`."""
+    axis.set(xlabel=xlabel, ylabel=ylabel, **more)
     axis.set_title(title, fontsize=11)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.25)
@@ -356,8 +350,7 @@ def draw_box(axis: Axes, x: float, y: float, text: str, **look: Any) -> None:
 
 def fit_boxes(axis: Axes, columns: float, rows: float) -> None:
     """Fit a panel to its boxes, of which the first is at (0, 0) in the upper left, and hide its lines."""
-    axis.set_xlim(-0.5, columns - 0.5)
-    axis.set_ylim(rows - 0.5, -0.5)
+    axis.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     axis.tick_params(length=0)
     axis.grid(False)
     axis.spines[:].set_visible(False)
@@ -372,20 +365,11 @@ def _say(html: str, text: str) -> None:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-class _Column(NamedTuple):
-    """A column of a table as text: its name and then its cells, whether they head their rows, and their side."""
-
-    texts: list[str]
-    is_head: bool
-    side: str
-
-
-def _columns(frame: pd.DataFrame, digits: int) -> list[_Column]:
+def _columns(frame: pd.DataFrame, digits: int) -> list[tuple[list[str], bool, str]]:
+    """Return each column of a table: its name and cells as text, whether they head their rows, "left" or "right"."""
     heads = 0
     if frame.index.name is not None or not isinstance(frame.index, pd.RangeIndex):
         heads = frame.index.nlevels
@@ -394,14 +378,14 @@ def _columns(frame: pd.DataFrame, digits: int) -> list[_Column]:
     columns = []
     for number, (name, values) in enumerate(frame.infer_objects().items()):
         title = " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
-        is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        is_number = values.dtype.kind in "iuf"
         if is_number:
             cells = _numbers(values.to_numpy(float), digits)
         else:
             cells = [f"{value:.{digits}g}" if isinstance(value, float) else str(value) for value in values]
         texts = [title, *("-" if cell == "nan" else cell for cell in cells)]
         is_head = number < heads
-        columns.append(_Column(texts, is_head, "right" if is_number and not is_head else "left"))
+        columns.append((texts, is_head, "right" if is_number and not is_head else "left"))
     return columns
 
 
@@ -420,12 +404,12 @@ def _numbers(values: np.ndarray, digits: int) -> list[str]:
 def _table_html(frame: pd.DataFrame, digits: int = 3) -> str:
     columns = _columns(frame, digits)
     rows = []
-    for number, texts in enumerate(zip(*(column.texts for column in columns), strict=True)):
+    for number, row in enumerate(zip(*(texts for texts, _, _ in columns), strict=True)):
         cells = []
-        for text, column in zip(texts, columns, strict=True):
-            tag = 'th scope="col"' if number == 0 else 'th scope="row"' if column.is_head else "td"
+        for text, (_, is_head, side) in zip(row, columns, strict=True):
+            tag = 'th scope="col"' if number == 0 else 'th scope="row"' if is_head else "td"
             # JupyterLab and nbconvert align all cells right and remove style sheets, so each cell has its own style.
-            cells.append(f'<{tag} style="text-align: {column.side}">{escape(text)}</{tag[:2]}>')
+            cells.append(f'<{tag} style="text-align: {side}">{escape(text)}</{tag[:2]}>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><thead>{rows[0]}</thead><tbody>{''.join(rows[1:])}</tbody></table>"
 

@@ -335,7 +335,7 @@ def test_the_live_curve_runs_to_the_last_step_and_says_how_far_it_is():
     assert {axis.get_xlim() for axis in fig.axes} == {(0, 68)}
     assert fig.get_suptitle() == "step 15 of 68, about 41 s left"
     assert fig.axes[-1].get_title() == "True reward" and fig.axes[-1].get_ylim() == (0, 1.04)
-    for seconds, left in ((None, ""), (0, ""), (150, ", about 2 min left"), (9000, ", about 2.5 h left")):
+    for seconds, left in ((None, ""), (0, ""), (119, ", about 119 s left"), (9000, ", about 150 min left")):
         again = figures.learning_curves(history(15), max_steps=68, seconds_left=seconds)
         assert again.get_suptitle() == f"step 15 of 68{left}"
 
@@ -506,7 +506,7 @@ def test_learned_reward_figures_show_the_numbers_given():
 def test_clipping_is_marked_where_the_loss_is_flat():
     for axis, clipped in zip(DRAWN["quadrants"]().axes, ([1.2, 1.5], [0.5, 0.8]), strict=True):
         loss, flat, *bounds = axis.lines
-        assert list(loss.get_xdata()) == RATIOS and list(flat.get_xdata()) == clipped
+        assert list(flat.get_xdata()) == clipped and set(loss.get_xdata()) == set(RATIOS) - set(clipped)
         assert len(set(flat.get_ydata())) == 1
         assert flat.get_color() != loss.get_color() and flat.get_linestyle() != loss.get_linestyle()
         assert [line.get_xdata()[0] for line in bounds] == [0.8, 1, 1.2]
