@@ -188,8 +188,9 @@ def learning_curves(
     for axis, (column, (title, unit, colour, top)) in zip(axes, shown.items(), strict=False):
         values = history[column]
         axis.plot(history["step"], values, color=colour, alpha=0.4, linewidth=1)
-        # Without its small markers, the line through the first step alone would be invisible.
-        axis.plot(history["step"], smooth[column], color=colour, linewidth=2, marker=".", markersize=3)
+        # A line through one point is invisible, so the first step gets a dot.
+        dot = "." if len(history) == 1 else ""
+        axis.plot(history["step"], smooth[column], color=colour, linewidth=2, marker=dot)
         label_axis(axis, "training step", unit, title, xlim=(0, max_steps or history["step"].max()))
         axis.set_ylim(1.04 * min(0, values.min()), 1.04 * max(top, values.max()))
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
