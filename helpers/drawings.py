@@ -1,6 +1,6 @@
-"""Draw what one notebook shows once: the two loops, memory, learned rewards, verifiers, exploits, clipping.
+"""Draw what only one notebook shows: the two loops, memory, learned rewards, verifiers, exploits, clipping.
 
-Like the charts of `helpers.figures`, each function returns a `Picture` for `figures.show`.
+Each function returns a `Picture` for `figures.show`, as the charts of `helpers.figures` do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,54 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgba
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch
 
-from helpers.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ON_WHITE,
-    ORANGE,
-    PURPLE,
-    SKY_BLUE,
-    STYLES,
-    VERMILLION,
-    YELLOW,
-    Picture,
-    curves,
-    label_axis,
-    percent,
-)
+from helpers import figures
+from helpers.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION, YELLOW, Picture
 from helpers.runtime import CourseError
 
-# The boxes that RLHF and RLVR share, name -> (x, y, text), and those that only one of them has.
-SHARED_BOXES = {
-    "prompt": (1.3, 5.2, "prompt"),
-    "policy": (1.3, 2.9, "policy\n(trained)"),
-    "completions": (3.7, 4.9, "completions"),
-    "update": (4.9, 0.8, "loss and step"),
-}
-OWN_BOXES = {
-    "rlhf": {
-        "judge": (6.3, 4.9, "reward model\n(frozen)"),
-        "source": (9.0, 4.9, "people's\ncomparisons"),
-        "advantages": (8.4, 2.9, "advantages\nof the tokens"),
-        "value": (8.4, 0.8, "value model\n(trained)"),
-        "reference": (1.3, 0.8, "reference\n(frozen)"),
-    },
-    "rlvr": {
-        "judge": (6.3, 4.9, "verifier\n(a program)"),
-        "source": (9.0, 4.9, "tests"),
-        "advantages": (8.4, 2.9, "advantages\nin the group"),
-    },
-}
-CIRCLE = ("policy", "completions", "judge", "advantages", "update")
-INPUTS = (("prompt", "policy"), ("source", "judge"), ("value", "advantages"), ("reference", "update"))
-LOOP_WORDS = {  # colour of the boxes that differ, title, caption
+LOOPS = {  # kind: colour of its own boxes, title, caption
     "rlhf": (
         ORANGE,
         "RLHF with PPO: a network scores each completion",
-        "The reward model was trained before, on people's comparisons. PPO keeps three more models beside the policy.",
+        "The reward model was trained before, on people's comparisons. PPO needs three more models besides the policy.",
     ),
     "rlvr": (
         BLUE,
@@ -65,6 +28,19 @@ LOOP_WORDS = {  # colour of the boxes that differ, title, caption
         "The tests go to the verifier and never to the policy. No second model is needed.",
     ),
 }
+BOXES = {  # name: x and y of the centre, text in the loop of RLHF and of RLVR (None: this loop has no such box)
+    "prompt": (1.3, 5.2, "prompt", "prompt"),
+    "policy": (1.3, 2.9, "policy\n(trained)", "policy\n(trained)"),
+    "completions": (3.7, 4.9, "completions", "completions"),
+    "judge": (6.3, 4.9, "reward model\n(frozen)", "verifier\n(a program)"),
+    "source": (9.0, 4.9, "people's\ncomparisons", "tests"),
+    "advantages": (8.4, 2.9, "advantages\nof the tokens", "advantages\nin the group"),
+    "value": (8.4, 0.8, "value model\n(trained)", None),
+    "update": (4.9, 0.8, "loss and step", "loss and step"),
+    "reference": (1.3, 0.8, "reference\n(frozen)", None),
+}
+CIRCLE = ("policy", "completions", "judge", "advantages", "update")
+INPUTS = (("prompt", "policy"), ("source", "judge"), ("value", "advantages"), ("reference", "update"))
 
 
 def loop(kind: str) -> Picture:
@@ -73,37 +49,34 @@ def loop(kind: str) -> Picture:
     Both have the same layout, and only the boxes that differ are coloured. A frozen model has a dashed edge. Raises
     CourseError for another name.
     """
-    if kind not in OWN_BOXES:
-        raise CourseError(f"There is no loop {kind!r}. The loops are: {', '.join(OWN_BOXES)}.")
-    colour, title, caption = LOOP_WORDS[kind]
+    if kind not in LOOPS:
+        raise CourseError(f"There is no loop {kind!r}. The loops are: {', '.join(LOOPS)}.")
+    colour, title, caption = LOOPS[kind]
     fig = Picture(4.2)
     axis = fig.subplots()
-    boxes = SHARED_BOXES | OWN_BOXES[kind]
-    patches = {}
-    for name, (x, y, text) in boxes.items():
-        plain: dict[str, Any] = {"facecolor": "white", "edgecolor": BLACK, "linewidth": 1.2}
-        coloured: dict[str, Any] = {"facecolor": to_rgba(colour, 0.3), "edgecolor": colour, "linewidth": 2}
-        look = plain if name in SHARED_BOXES else coloured
-        edge = "--" if "frozen" in text else "-"
-        corner = (x - 0.85, y - 0.4)
-        patches[name] = FancyBboxPatch(corner, 1.7, 0.8, boxstyle="round,pad=0.08", linestyle=edge, **look)
-        axis.add_patch(patches[name])
-        axis.text(x, y, text, ha="center", va="center", fontsize=9.5)
-    around = zip(CIRCLE, CIRCLE[1:] + CIRCLE[:1], strict=True)
-    inputs = [(start, end) for start, end in INPUTS if start in boxes]
-    for arrows, bend, width in ((around, -0.2, 2.2), (inputs, 0, 1.2)):
-        for start, end in arrows:
-            arrow = {"arrowstyle": "-|>", "linewidth": width, "connectionstyle": f"arc3,rad={bend}", "color": BLACK}
-            between = {"patchA": patches[start], "patchB": patches[end], "shrinkA": 2, "shrinkB": 2}
-            axis.annotate("", boxes[end][:2], boxes[start][:2], arrowprops=arrow | between)
+    patches, words = {}, {}
+    for name, (x, y, *texts) in BOXES.items():
+        if text := texts[list(LOOPS).index(kind)]:
+            look: dict[str, Any] = {"facecolor": "white", "edgecolor": BLACK, "linewidth": 1.2}
+            if texts[0] != texts[1]:
+                look = {"facecolor": to_rgba(colour, 0.3), "edgecolor": colour, "linewidth": 2}
+            edge = "--" if "frozen" in text else "-"
+            box = FancyBboxPatch((x - 0.85, y - 0.4), 1.7, 0.8, boxstyle="round,pad=0.08", linestyle=edge, **look)
+            patches[name], words[name] = axis.add_patch(box), text.replace("\n", " ")
+            axis.text(x, y, text, ha="center", va="center", fontsize=9.5)
+    around = list(zip(CIRCLE, CIRCLE[1:] + CIRCLE[:1], strict=True))
+    inputs = [(start, end) for start, end in INPUTS if start in patches]
+    for start, end in around + inputs:
+        bend, width = (-0.2, 2.2) if (start, end) in around else (0, 1.2)
+        arrow = {"arrowstyle": "-|>", "linewidth": width, "connectionstyle": f"arc3,rad={bend}", "color": BLACK}
+        between = {"patchA": patches[start], "patchB": patches[end], "shrinkA": 2, "shrinkB": 2}
+        axis.annotate("", BOXES[end][:2], BOXES[start][:2], arrowprops=arrow | between)
     axis.text(4.9, 2.9, "again and again", ha="center", va="center", fontsize=10, style="italic")
     axis.set_title(title, fontsize=11)
-    axis.set_xlim(0.2, 10.1)
-    axis.set_ylim(0.2, 5.8)
+    axis.set(xlim=(0.2, 10.1), ylim=(0.2, 5.8))
     axis.set_axis_off()
-    names = {name: text.replace("\n", " ") for name, (*_, text) in boxes.items()}
-    sources = "; ".join(f"{names[start]} to {names[end]}" for start, end in inputs)
-    alt = f"Drawing of a loop: {' to '.join(names[name] for name in CIRCLE)} and back to the policy. Inputs: {sources}."
+    sources = "; ".join(f"{words[start]} to {words[end]}" for start, end in inputs)
+    alt = f"Drawing of a loop: {' to '.join(words[name] for name in CIRCLE)} and back to the policy. Inputs: {sources}."
     return fig.describe(alt, caption)
 
 
@@ -115,51 +88,46 @@ def memory_bars(gigabytes: pd.DataFrame, title: str) -> Picture:
     hatches = ("", "//", "", "\\\\", "", "xx", "..", "")
     left = pd.Series(0.0, gigabytes.index)
     for (part, sizes), colour, hatch in zip(gigabytes.items(), colours, hatches, strict=False):
-        axis.barh(gigabytes.index, sizes, 0.62, left=left, color=colour, hatch=hatch, edgecolor="white", label=part)
+        bars = axis.barh(left.index, sizes, 0.62, left=left, color=colour, hatch=hatch, edgecolor="white", label=part)
         left += sizes
-    for name, total in left.items():
-        axis.text(total + 0.01 * left.max(), name, f"{total:.1f}", va="center", fontsize=9)
-    label_axis(axis, "GB (10⁹ bytes)", "setup", title)
+    axis.bar_label(bars, [f"{total:.1f}" for total in left], padding=3, fontsize=9)
+    figures.label_axis(axis, "GB (10⁹ bytes)", "setup", title, xlim=(0, 1.1 * left.max()))
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.1 * left.max())
     axis.grid(False)
-    size = {"fontsize": 9, "handlelength": 3, "handleheight": 1.2}
-    axis.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.35, -0.16), **size)
+    where = {"loc": "upper center", "bbox_to_anchor": (0.35, -0.16)}
+    axis.legend(frameon=False, fontsize=9, ncols=4, handlelength=3, handleheight=1.2, **where)
     totals = "; ".join(f"{name} {total:.1f}" for name, total in left.items())
-    values = gigabytes.assign(total=left).round(1)
-    return fig.describe(f"Stacked bar chart. {title}.", f"GB in all: {totals}.", values)
+    return fig.describe(f"Stacked bar chart. {title}.", f"GB in all: {totals}.", gigabytes.round(1))
 
 
 def pass_at_k_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw pass@k over k; `frames` is label -> `Evaluation.pass_at_k_curve()`."""
     title, ylabel = "pass@k on held-out problems, with 95% intervals", "problems solved by at least\none of k samples"
-    return curves(frames, "k", "pass@k", xlabel="k, samples per problem", ylabel=ylabel, title=title)
+    return figures.curves(frames, "k", "pass@k", "k, samples per problem", ylabel, title)
 
 
 def temperature_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw pass@1 over the sampling temperature; `frames` is label -> `temperature_sweep(...)`."""
     title, xlabel = "pass@1 on held-out problems, with 95% intervals", "sampling temperature (0 is greedy decoding)"
-    return curves(frames, "temperature", "pass@1", xlabel=xlabel, ylabel="pass@1", title=title)
+    return figures.curves(frames, "temperature", "pass@1", xlabel, "pass@1", title)
 
 
 def reward_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw the mean reward over steps; `frames` is label -> frame of step, reward, and low and high of the seeds."""
     title = "Reward during training, with the range of the seeds"
-    return curves(frames, "step", "reward", xlabel="training step", ylabel="mean reward", title=title)
+    return figures.curves(frames, "step", "reward", "training step", "mean reward", title)
 
 
 def accuracy_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw a reward model's accuracy over its labels; `frames` is label -> frame of labels, accuracy, low, high."""
     title, ylabel = "Accuracy of a learned reward, with 95% intervals", "held-out comparisons\nit decides correctly"
     xlabel = "comparisons that the reward model is trained on (logarithmic)"
-    fig = curves(frames, "labels", "accuracy", xlabel=xlabel, ylabel=ylabel, title=title)
-    axis = fig.axes[0]
+    fig = figures.curves(frames, "labels", "accuracy", xlabel, ylabel, title)
+    [axis] = fig.axes
     ticks = sorted({labels for frame in frames.values() for labels in frame["labels"]})
-    axis.set_xscale("log")
-    axis.set_xticks(ticks, [f"{labels:,}" for labels in ticks])
-    axis.minorticks_off()
+    _tick_log_axis(axis, ticks)
     axis.axhline(0.5, color=BLACK, linewidth=1, linestyle=":")
-    axis.text(ticks[-1], 0.51, "a coin", ha="right", va="bottom", fontsize=9)
+    axis.text(ticks[-1], 0.51, "chance", ha="right", va="bottom", fontsize=9)
     axis.set_ylim(0.3, 1.04)
     return fig
 
@@ -169,31 +137,24 @@ def best_of_n_curves(curve: pd.DataFrame) -> Picture:
 
     `curve` has the columns n, truth, low, high, verifier, score.
     """
-    fig = Picture(3.8)
-    truth, score = fig.subplots(1, 2, width_ratios=(3, 2))
-    learned, exact = STYLES[0], STYLES[1]
-    truth.fill_between(curve["n"], curve["low"], curve["high"], color=learned[0], alpha=0.18, linewidth=0)
-    panels = (
-        (truth, "truth", learned, "best by the learned reward"),
-        (truth, "verifier", exact, "best by the verifier"),
-        (score, "score", learned, "best by the learned reward"),
-    )
-    for axis, column, (colour, marker, dash), text in panels:
-        axis.plot(curve["n"], curve[column], color=colour, marker=marker, linestyle=dash, label=text)
-    label_axis(truth, "n, completions to choose from", "chosen completions that pass", "The truth, with 95% interval")
-    label_axis(score, "n, completions to choose from", "mean score of the chosen", "The learned score")
-    for axis in (truth, score):
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(curve["n"], [str(n) for n in curve["n"]])
-    truth.legend(frameon=False, handlelength=3, fontsize=9, loc="lower left")
-    truth.set_ylim(0, 1.04)
+    by_n = curve.set_index("n").rename_axis("n, completions to choose from")
+    names = {"truth": "best by the learned reward", "verifier": "best by the verifier"}
+    panels = {
+        "Fraction that passes, with 95% interval": by_n[["truth", "verifier"]].rename(columns=names),
+        "Mean learned score": by_n[["score"]].rename(columns={"score": names["truth"]}),
+    }
+    fig = figures.line_panels(panels, "mean of the chosen completions", sharey=False)
+    figures.draw_band(fig.axes[0], by_n, ORANGE)
+    fig.axes[0].set_ylim(0, 1.04)
+    for axis in fig.axes:
+        _tick_log_axis(axis, curve["n"])
     first, last, best = curve.iloc[0], curve.iloc[-1], curve.loc[curve["truth"].idxmax()]
     return fig.describe(
         "Line charts over n: how many of the chosen completions pass, and their mean learned score.",
-        f"Chosen by the learned reward, {percent(first['truth'])} pass at n = {first['n']:.0f}, "
-        f"{percent(best['truth'])} at n = {best['n']:.0f} and {percent(last['truth'])} at n = {last['n']:.0f}, while "
+        f"Chosen by the learned reward, {first['truth']:.0%} pass at n = {first['n']:.0f}, "
+        f"{best['truth']:.0%} at n = {best['n']:.0f} and {last['truth']:.0%} at n = {last['n']:.0f}, while "
         f"the score rises from {first['score']:.2f} to {last['score']:.2f}. Chosen by the verifier, "
-        f"{percent(last['verifier'])} pass in the end.",
+        f"{last['verifier']:.0%} pass in the end.",
         curve,
     )
 
@@ -202,27 +163,23 @@ def verifier_errors(shares: pd.DataFrame) -> Picture:
     """Draw a grid of the fraction of programs that each verifier accepts, with its errors filled.
 
     There is a row for each verifier and a column for each kind of program. Programs in the first column are correct,
-    all others are wrong. NaN was not measured.
+    all others are wrong. NaN means "not run".
     """
     fig = Picture(0.5 * len(shares) + 1.1)
     axis = fig.subplots()
-    errors = shares.copy()
+    errors = shares.fillna(0)
     errors.iloc[:, 0] = 1 - errors.iloc[:, 0]
-    for (y, x), error in np.ndenumerate(errors.fillna(0).to_numpy()):
-        filled = to_rgba(VERMILLION, 0.2 + 0.55 * error if error else 0)  # one error in a hundred shows too
-        box: dict[str, Any] = {"facecolor": filled, "hatch": "//" if error else "", "edgecolor": "white"}
-        axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, **box))
+    for (y, x), error in np.ndenumerate(errors):
         share = shares.iloc[y, x]
-        text = "not run" if np.isnan(share) else percent(share)
-        axis.text(x, y, text, ha="center", va="center", fontsize=9, bbox=ON_WHITE)
-    label_axis(axis, "", "verifier", "Programs accepted: the first column should be 100%, all others 0%")
+        text = "not run" if np.isnan(share) else f"{share:.0%}"
+        # The smallest error gets a visible colour too.
+        colour = to_rgba(VERMILLION, 0.2 + 0.55 * error if error else 0)
+        figures.draw_box(axis, x, y, text, facecolor=colour, hatch="//" if error else "", edgecolor="white")
+    figures.label_axis(axis, "", "verifier", "Programs accepted: the first column should be 100%, all others 0%")
     axis.set_xticks(range(shares.shape[1]), [fill(name, 12) for name in shares.columns])
     axis.set_yticks(range(len(shares)), shares.index)
-    axis.set_xlim(-0.5, shares.shape[1] - 0.5)
-    axis.set_ylim(len(shares) - 0.5, -0.5)
-    axis.grid(False)
-    axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-    axis.spines[:].set_visible(False)
+    axis.xaxis.tick_top()
+    figures.fit_boxes(axis, shares.shape[1], len(shares))
     counts = "; ".join(f"{name}: {count}" for name, count in (errors > 0).sum(axis=1).items())
     return fig.describe(
         "Grid of the fraction of programs that each verifier accepts, by kind of program.",
@@ -233,33 +190,21 @@ def verifier_errors(shares: pd.DataFrame) -> Picture:
 
 def grading_times(seconds: Mapping[str, float], step: float, note: str) -> Picture:
     """Draw dots of the seconds in which each verifier grades one step's programs, and a line at `step` seconds."""
-    fig = Picture(3.6)
-    axis = fig.subplots()
-    axis.plot(list(seconds.values()), list(seconds), "o", color=BLUE, markersize=9)
-    axis.axvline(step, color=VERMILLION, linestyle="--")
-    axis.text(step * 1.06, -0.62, f"{note}, {step:.2g} s", color=VERMILLION, fontsize=9, va="bottom")
-    for name, time in seconds.items():
-        axis.annotate(f"{time:.2g} s", (time, name), (9, 0), textcoords="offset points", va="center", bbox=ON_WHITE)
-    label_axis(axis, "seconds (logarithmic)", "verifier", "Time to grade the programs of one training step")
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.set_xlim(min(seconds.values()) / 3, max(seconds.values()) * 4)
-    axis.set_ylim(len(seconds) - 0.5, -1.1)
+    frame = pd.DataFrame({"seconds": pd.Series(seconds)})
+    fig = figures.grouped_bars(frame, "seconds", "Time to grade the programs of one training step", log=True)
+    [axis] = fig.axes
+    axis.axhline(step, color=VERMILLION, linestyle="--")
+    axis.text(-0.45, 1.05 * step, f"{note}, {step:.2g} s", va="bottom", color=VERMILLION, fontsize=9)
     times = "; ".join(f"{name}: {time:.2g} s" for name, time in seconds.items())
-    alt = "Dot chart on a logarithmic axis: time in which each verifier grades the programs of one training step."
-    return fig.describe(alt, f"{times}; {note}: {step:.2g} s.")
+    return fig.describe(fig.alt, f"{times}; {note}: {step:.2g} s.")
 
 
 def cheat_shares(frames: Mapping[str, Sequence[float]]) -> Picture:
     """Draw the fraction of exploits over steps on a logarithmic axis; `frames` is label -> fraction at each step."""
-    fig = Picture(3.5)
-    axis = fig.subplots()
-    for (name, shares), (colour, _, dash) in zip(frames.items(), STYLES, strict=False):
-        axis.plot(shares, color=colour, linestyle=dash, linewidth=2, label=name)
-    label_axis(axis, "step", "fraction of cheats (logarithmic)", "Cheats while a policy learns")
-    axis.legend(frameon=False, handlelength=3, loc="upper right", bbox_to_anchor=(1, 0.9))
-    axis.set_yscale("log")
-    axis.set_ylim(5e-4, 1.5)
+    panels = {"Cheats while a policy learns": pd.DataFrame(frames).rename_axis("step")}
+    fig = figures.line_panels(panels, "fraction of cheats (logarithmic)")
+    [axis] = fig.axes
+    axis.set(yscale="log", ylim=(5e-4, 1.5))
     axis.set_yticks([0.001, 0.01, 0.1, 1], ["0.1%", "1%", "10%", "100%"])
     ends = (f"{name} from {100 * shares[0]:.3g}% to {100 * shares[-1]:.3g}%" for name, shares in frames.items())
     return fig.describe("Line chart of the fraction of cheats over steps.", f"Cheats: {'; '.join(ends)}.")
@@ -270,25 +215,25 @@ def clip_quadrants(losses: Mapping[int, pd.Series], low: float, high: float) -> 
 
     `losses` is advantage -> loss, a series over the ratio.
     """
-    fig = Picture(3.6)
-    for axis, (advantage, loss) in zip(fig.subplots(1, 2), losses.items(), strict=True):
-        flat = loss.index >= high if advantage > 0 else loss.index <= low
-        axis.plot(loss.index, loss, color=BLUE, linewidth=2)
-        axis.plot(loss.index[flat], loss[flat], color=VERMILLION, linewidth=4, linestyle=(0, (1, 1)))
-        axis.axvline(1, color=BLACK, linewidth=1)
-        for bound in (low, high):
-            axis.axvline(bound, color=BLACK, linewidth=1, linestyle=":")
-        middle, level = loss.index[flat].to_numpy().mean(), loss[flat].iloc[0]
-        above = {"ha": "center", "va": "bottom", "textcoords": "offset points", "bbox": ON_WHITE, "color": VERMILLION}
-        axis.annotate("clipped:\ngradient 0", (middle, level), (0, 8), **above)
-        # The corner below the slope is free in both panels.
-        x, side = (0.03, "left") if advantage > 0 else (0.97, "right")
-        corner = {"ha": side, "va": "bottom", "transform": axis.transAxes, "bbox": ON_WHITE, "color": BLUE}
-        axis.text(x, 0.12, "never clipped\non the slope", **corner)
+    panels = {}
+    for advantage, loss in losses.items():
+        is_clipped = loss.index >= high if advantage > 0 else loss.index <= low
+        lines = pd.DataFrame({"not clipped": loss[~is_clipped], "clipped: gradient 0": loss[is_clipped]})
         aim = "more" if advantage > 0 else "less"
-        label_axis(axis, "ratio, new over old", "loss of the token", f"advantage {advantage:+d}: make it {aim} likely")
+        panels[f"advantage {advantage:+d}: make it {aim} likely"] = lines.rename_axis("ratio, new over old")
+    fig = figures.line_panels(panels, "loss of the token", sharey=False)
+    for axis in fig.axes:
+        for ratio in (low, 1, high):
+            axis.axvline(ratio, color=BLACK, linewidth=1, linestyle="-" if ratio == 1 else ":")
     return fig.describe(
         "Two line charts of a token's loss over the ratio, for advantage +1 and advantage -1.",
         f"With advantage +1 the loss falls up to {high:g} and is flat above. With advantage -1 it is flat below "
         f"{low:g} and rises from there. Where it is flat, the gradient is 0.",
     )
+
+
+def _tick_log_axis(axis: Any, values: Any) -> None:
+    """Make the x axis logarithmic, with a tick at each of the values and nowhere else."""
+    axis.set_xscale("log")
+    axis.set_xticks(values, [f"{value:,}" for value in values])
+    axis.minorticks_off()

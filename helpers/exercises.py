@@ -1,8 +1,9 @@
-"""Check the exercises of the notebooks and give hints. Neither shows an answer, and `check` never raises.
+"""Check the exercises of the notebooks, and give hints. Neither shows an answer.
 
-The stub of an exercise has the gap `___` where something is missing, or raises NotImplementedError. It stands in one
-cell with its `check`, so every name that `check` needs exists, and Run All goes through. The tests and hints are in
-`helpers.checks`. If COURSE_STRICT is 1, every verdict except "correct." is raised as an AssertionError.
+The stub of an exercise contains the gap `___` or raises NotImplementedError. The stub and its `check` share a cell, so
+every name that `check` needs exists. `check` catches the errors of an answer, so Run All never stops at an exercise.
+If COURSE_STRICT is 1, `check` raises every verdict except "correct." as an AssertionError. The tests and hints are in
+`helpers.checks`.
 """
 
 import importlib
@@ -20,7 +21,7 @@ class Blank:
     """The gap to fill in. Arithmetic with it stays blank, so `answer = ___ / 8` runs. It equals nothing else."""
 
     def __repr__(self) -> str:
-        """Say that this is the reader's turn."""
+        """Return the gap as the reader sees it, with a word that it is their turn."""
         return "___ (your turn)"
 
     def _stay_blank(self, *_: Any, **__: Any) -> "Blank":
@@ -58,7 +59,7 @@ def check(name: str, *answers: Any) -> None:
 
 
 def hint(name: str) -> None:
-    """Show the next hint for an exercise. After the last hint they start again."""
+    """Show the next hint for an exercise. After the last hint, start again with the first."""
     try:
         hints = _test_of(name).hints
     except CourseError as error:
@@ -69,7 +70,7 @@ def hint(name: str) -> None:
 
 
 def _verdict(name: str, answers: tuple[Any, ...]) -> tuple[str, str, str]:
-    """Return the mark, the verdict and what else there is to say."""
+    """Return the mark, the verdict, and a sentence that explains the verdict."""
     try:
         test = _test_of(name)
         needed = inspect.signature(test).parameters
@@ -103,7 +104,7 @@ def _test_of(name: str) -> Any:
 
 
 def _show(title: str, text: str) -> None:
-    """Show both as Markdown with plain text beside it, or print the plain text where there is no notebook."""
+    """Show a title and a text as Markdown with a plain text beside it. Outside a notebook, print the plain text."""
     from IPython import display, get_ipython
 
     plain = textwrap.fill(f"{title} {text}", 79, break_long_words=False, break_on_hyphens=False)
@@ -125,7 +126,7 @@ def _holds_blank(answer: Any) -> bool:
 
 
 def _line_of(answers: tuple[Any, ...], error: BaseException) -> str:
-    """Return where the reader's code raised the error, as in " (line 3 of the cell)", or nothing."""
+    """Return the line of the reader's code that raised the error, as in " (line 3 of the cell)", or "" if none did."""
     files = {getattr(getattr(answer, "__code__", None), "co_filename", None) for answer in answers}
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     return f" (line {lines[-1]} of the cell)" if lines else ""

@@ -1,14 +1,15 @@
-"""Show figures and tables with their words, and draw the charts that several notebooks use.
+"""Show figures, tables and the roadmap, and draw the charts that several notebooks use.
 
-Every chart is a `Picture`: a matplotlib figure with a caption and alternative text. `show` displays it. The colours can
-be told apart by colour-blind readers, and each has a second cue: a marker, a dash, a hatch or a label. What only one
-notebook draws is in `helpers.drawings`. The module is long because it holds many short charts and nothing else.
+Every chart is a `Picture`: a matplotlib figure with a caption and alternative text. `show` displays it. Colour-blind
+readers can tell the colours apart, and each colour has a second cue: a marker, a dash, a hatch or a label. A chart that
+only one notebook needs is in `helpers.drawings`.
 """
 
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from helpers.runtime import CourseError
@@ -29,19 +30,19 @@ from helpers.runtime import CourseError
 BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, YELLOW = "#0072B2", "#D55E00", "#CC79A7", "#F0E442"
 STYLES = ((ORANGE, "o", "--"), (BLUE, "s", "-"), (GREEN, "^", ":"), (PURPLE, "D", "-."))  # colour, marker, dash
-ON_WHITE = {"facecolor": "white", "linewidth": 0, "pad": 1}  # keeps a number readable on a coloured ground
+ON_WHITE = {"facecolor": "white", "linewidth": 0, "pad": 1}  # keeps a number readable on a coloured background
 
-INCHES, PIXELS, DPI = 7, 700, 200  # width of a figure as drawn and as shown, and its resolution
+INCHES, PIXELS, DPI = 7, 700, 200  # the width of a figure as drawn and as shown, and its resolution
 
-PANELS = {  # column of the history: title, axis label, colour, whether it is a fraction
-    "reward": ("Reward", "mean of the step", BLUE, True),
-    "frac_reward_zero_std": ("Groups without signal", "fraction of groups", VERMILLION, True),
-    "entropy": ("Entropy", "nats per token", GREEN, False),
-    "completion_length": ("Completion length", "tokens", PURPLE, False),
-    "clipped_ratio": ("Truncated completions", "fraction", ORANGE, True),
+PANELS = {  # column of the history: title, axis label, colour, the lowest value at which the y axis may end
+    "reward": ("Reward", "mean of the step", BLUE, 1.0),
+    "frac_reward_zero_std": ("Groups without signal", "fraction of groups", VERMILLION, 1.0),
+    "entropy": ("Entropy", "nats per token", GREEN, 0.01),
+    "completion_length": ("Completion length", "tokens", PURPLE, 0.01),
+    "clipped_ratio": ("Truncated completions", "fraction", ORANGE, 1.0),
 }
 
-LOOP = {  # short name: text in the box
+LOOP = {  # name of the step: text in its box
     "problem": "problem",
     "completions": "group of completions",
     "reward": "verifier",
@@ -52,18 +53,19 @@ LOOP = {  # short name: text in the box
 
 
 class Picture(Figure):
-    """A figure 7 inches wide, with the words that go with it: alternative text, caption and a table of its values.
+    """A figure 7 inches wide and its words: alternative text, a caption and, optionally, a table of its values.
 
-    pyplot does not know these figures, so Jupyter never shows one a second time and none has to be closed.
+    pyplot does not know these figures, so Jupyter never shows one twice, and you need not close them.
     """
+
+    alt = caption = ""
+    values: pd.DataFrame | None = None
 
     def __init__(self, height: float) -> None:
         super().__init__(figsize=(INCHES, height), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
-        self.alt, self.caption = "", ""
-        self.values: pd.DataFrame | None = None
 
     def describe(self, alt: str, caption: str, values: pd.DataFrame | None = None) -> "Picture":
-        """Set the words. `alt` says what is drawn, `caption` what to see in it. Returns the picture itself."""
+        """Set the words: `alt` says what the figure shows, `caption` what to see in it. Returns the picture itself."""
         self.alt, self.caption, self.values = alt, caption, values
         return self
 
@@ -78,64 +80,59 @@ class Picture(Figure):
         return small.getvalue()
 
     def bundle(self) -> tuple[dict[str, str], dict[str, Any]]:
-        """Return the picture by MIME type, as Jupyter displays it, and the metadata of its types.
+        """Return the picture by MIME type, as Jupyter displays it, and the metadata of these types.
 
-        JupyterLab, VS Code and nbconvert show the first type they know, and for all of them that is text/html. It
-        alone carries a caption and an `alt` that screen readers and HTML exports find. GitHub converts notebooks with
-        nbconvert and shows PNG outputs as data URIs too, so they pass its filter. PDF exports have no HTML: they, and
-        whoever wants the file, take image/png.
+        JupyterLab, VS Code and nbconvert show the first type that they know, which is text/html. Only this type has a
+        caption, and an `alt` that screen readers find in HTML exports. GitHub shows it too: it converts notebooks with
+        nbconvert and lets images in data URIs pass. PDF exports have no HTML, so they use image/png.
         """
         image = b64encode(self.png()).decode()
         width, height = PIXELS, round(PIXELS * self.get_figheight() / INCHES)
-        below = "" if self.values is None else _details(self.values)
+        values = ""
+        if self.values is not None:
+            values = f"<details><summary>Values</summary>{_table_html(self.values)}</details>"
         html = (
             f'<figure style="margin: 0"><img src="data:image/png;base64,{image}" alt="{escape(self.alt)}" '
             f'width="{width}" height="{height}" style="max-width: 100%; height: auto">'
-            f"<figcaption>{escape(self.caption)}{below}</figcaption></figure>"
+            f"<figcaption>{escape(self.caption)}{values}</figcaption></figure>"
         )
         data = {"text/html": html, "image/png": image, "text/plain": f"{self.alt}\n{self.caption}"}
         return data, {"image/png": {"alt": self.alt, "width": width, "height": height}}
 
 
 def in_notebook() -> bool:
-    """Return whether this runs in a Jupyter kernel, which can show pictures."""
+    """Return whether this code runs in a Jupyter kernel, which can show pictures."""
     shell = get_ipython()
     return shell is not None and shell.has_trait("kernel")
 
 
 def show(fig: Picture) -> None:
     """Show a figure and its caption. Outside a notebook, print its words."""
-    picture = LivePicture()
-    picture.draw(fig)
-    picture.finish()
+    if in_notebook():
+        data, metadata = fig.bundle()
+        display(data, metadata=metadata, raw=True)
+    else:
+        print(f"{fig.alt}\n{fig.caption}")
 
 
 class LivePicture:
-    """A picture in a cell's output that can be drawn again in place."""
+    """A picture in a notebook cell's output that can be drawn again in place."""
 
-    def __init__(self) -> None:
-        self.fig: Picture | None = None
-        self.handle: DisplayHandle | None = None
+    fig: Picture | None = None
+    handle: DisplayHandle | None = None
 
     def draw(self, fig: Picture) -> None:
-        """Show `fig` in place of the picture before it. Raises ValueError if it has no alternative text."""
-        if not fig.alt or not fig.caption:
-            raise ValueError("A figure needs alternative text and a caption: call its describe(alt, caption).")
+        """Show `fig` in place of the picture before it, but without its caption."""
         self.fig = fig
-        if in_notebook():
-            data, metadata = fig.bundle()
-            # JupyterLab swaps an image's source in place. It would build HTML anew each time, which can flicker.
-            del data["text/html"]
-            self._put(data, metadata)
+        data, metadata = fig.bundle()
+        # JupyterLab replaces only the source of an image, but it builds HTML again, which can flicker.
+        del data["text/html"]
+        self._put(data, metadata)
 
     def finish(self) -> None:
-        """Show the last picture as `show` does, with its caption. Does nothing if there is none."""
-        if self.fig is None:
-            return
-        if in_notebook():
+        """Show the last picture as `show` does, with its caption. If there is none, do nothing."""
+        if self.fig is not None:
             self._put(*self.fig.bundle())
-        else:
-            print(f"{self.fig.alt}\n{self.fig.caption}")
 
     def _put(self, data: dict[str, str], metadata: dict[str, Any]) -> None:
         if self.handle is None:
@@ -145,84 +142,71 @@ class LivePicture:
 
 
 def table(frame: pd.DataFrame, digits: int = 3) -> None:
-    """Show a table: text on the left and whole, numbers on the right and rounded to `digits` decimals.
+    """Show a table: text on the left and in full, numbers on the right and rounded to at most `digits` decimals.
 
-    Hand over the frame as it is, without rounding it: a column of whole numbers has no decimals, and in a column that
-    reaches 10 the whole numbers have none either, so counts stay counts. Numbers that `digits` decimals would turn into
-    0 get `digits` significant digits. A named index, or one of names, becomes a column; a mere row number is left out.
+    Do not round the frame yourself. A column of whole numbers has no decimals. If a column reaches 10, whole numbers in
+    it have none either, so counts look like counts. If `digits` decimals would turn a number into 0, its column gets
+    `digits` significant digits instead. The index becomes the first columns, unless it only counts the rows.
 
     >>> table(pd.DataFrame({"solved": [93.0, 188], "pass@1": [0.4559, 0.9216]}, index=["before", "after"]))
             solved  pass@1
     before      93   0.456
     after      188   0.922
     """
-    if in_notebook():
-        display({"text/html": _table_html(frame, digits), "text/plain": _table_text(frame, digits)}, raw=True)
-    else:
-        print(_table_text(frame, digits))
+    _say(_table_html(frame, digits), _table_text(frame, digits))
 
 
 def roadmap(step: str) -> None:
-    """Show the six boxes of the loop with the box of this step filled: one of `LOOP`, or "verifier" for "reward".
+    """Show the six boxes of the loop, with the box of this step filled. `step` is one of the names in `LOOP`.
 
     Raises CourseError for another name.
 
     >>> roadmap("reward")
     problem → group of completions → [verifier] → advantages → loss and step → held-out measurement
     """
-    step = {"verifier": "reward"}.get(step, step)
     if step not in LOOP:
         raise CourseError(f"{step!r} is not a step of the loop. The steps are: {', '.join(LOOP)}.")
     text = " → ".join(f"[{label}]" if name == step else label for name, label in LOOP.items())
-    if in_notebook():
-        display({"text/html": _roadmap_html(step), "text/plain": text}, raw=True)
-    else:
-        print(text)
+    _say(_roadmap_html(step), text)
 
 
 def learning_curves(
-    history: pd.DataFrame,
-    *,
-    max_steps: int | None = None,
-    seconds_left: float | None = None,
-    extra: Sequence[str] = (),
+    history: pd.DataFrame, *, max_steps: int | None = None, seconds_left: float | None = None, extra: Sequence[str] = ()
 ) -> Picture:
-    """Draw what a run logged, a panel each: the columns in PANELS that `history` has, and those named in `extra`.
+    """Draw what a run logged, one panel per column: those of PANELS that `history` has, and those named in `extra`.
 
-    `history` is a `history_frame`. A thick line is the mean of the last five steps, a thin one the step itself. The
-    axes run to `max_steps` from the start, and the title says how far the run is.
+    `history` is a `history_frame`. A thin line shows each step, a thick line the mean of the last five. With
+    `max_steps`, the x axes end there, and the title says how far the run is.
     """
     shown = {column: look for column, look in PANELS.items() if column in history}
     for column in extra:
-        is_fraction = bool(history[column].between(0, 1).all())
-        shown[column] = (column.replace("_", " ").capitalize(), "mean of the step", BLACK, is_fraction)
+        shown[column] = (column.replace("_", " ").capitalize(), "mean of the step", BLACK, 1.0)
     rows = -(-len(shown) // 3)
     fig = Picture(2.1 * rows + (0.3 if max_steps else 0))
-    axes = list(fig.subplots(rows, 3, squeeze=False).flat)
+    axes = fig.subplots(rows, 3, squeeze=False).flatten()
     smooth = history.rolling(5, min_periods=1).mean()
-    for axis, (column, (title, unit, colour, is_fraction)) in zip(axes, shown.items(), strict=False):
-        dot = "." if len(history) == 1 else ""  # a line through one point cannot be seen
-        axis.plot(history["step"], history[column], color=colour, alpha=0.4, linewidth=1)
+    for axis, (column, (title, unit, colour, top)) in zip(axes, shown.items(), strict=False):
+        values = history[column]
+        axis.plot(history["step"], values, color=colour, alpha=0.4, linewidth=1)
+        # A line through one point is invisible, so the first step gets a dot.
+        dot = "." if len(history) == 1 else ""
         axis.plot(history["step"], smooth[column], color=colour, linewidth=2, marker=dot)
-        label_axis(axis, "training step", unit, title)
-        axis.set_ylim(0, 1.04 if is_fraction else max(1.08 * history[column].max(), 0.01))
-        axis.set_xlim(0, max_steps or max(5, history["step"].max()))
+        label_axis(axis, "training step", unit, title, xlim=(0, max_steps or history["step"].max()))
+        axis.set_ylim(1.04 * min(0, values.min()), 1.04 * max(top, values.max()))
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
-    if len(axes) > len(shown):
-        words = "thin line: one step\nthick line: mean of\nthe last five steps"
-        axes[-1].text(0.5, 0.5, words, ha="center", va="center", fontsize=9, transform=axes[-1].transAxes)
     if max_steps:
         left = f", about {duration(seconds_left)} left" if seconds_left else ""
         fig.suptitle(f"step {history['step'].iloc[-1]} of {max_steps}{left}", fontsize=11)
-    titles = pd.Index([title for title, *_ in shown.values()], name="mean of the steps")
-    first, last = history[list(shown)].head(5).mean(), history[list(shown)].tail(5).mean()
+    steps = history[list(shown)].rename(columns={column: title for column, (title, *_) in shown.items()})
+    ends = pd.DataFrame({"first five steps": steps.head(5).mean(), "last five steps": steps.tail(5).mean()})
+    first, last = ends.loc["Reward"]
     return fig.describe(
-        f"Line charts over the training steps: {', '.join(titles).lower()}.",
-        f"Learning curves over {len(history)} steps: the mean reward goes from {first['reward']:.2f} in the first five "
-        f"steps to {last['reward']:.2f} in the last five.",
-        pd.DataFrame({"first five": first.to_numpy(), "last five": last.to_numpy()}, index=titles),
+        f"Line charts over the training steps: {', '.join(ends.index).lower()}.",
+        f"Learning curves over {len(history)} steps: the mean reward goes from {first:.2f} in the first five steps to "
+        f"{last:.2f} in the last five. Thin lines show each step, thick lines the mean of the last five steps.",
+        ends,
     )
 
 
@@ -234,85 +218,76 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Picture
     names = list(before["interval"])
     fig = Picture(3.8)
     axis = fig.subplots()
-    for side, (scores, colour, hatch, label) in enumerate(
-        ((before, ORANGE, "//", "before"), (after, BLUE, "", "after"))
-    ):
-        for position, name in enumerate(names):
-            low, high = scores["interval"][name]
-            x = position + 0.38 * (side - 0.5)
-            axis.bar(x, scores[name], 0.36, color=colour, hatch=hatch, edgecolor="white", zorder=2)
-            axis.plot([x, x], [low, high], color=BLACK, linewidth=1.4, zorder=3)
-            axis.text(x, high + 0.02, f"{label}\n{percent(scores[name])}", ha="center", va="bottom", fontsize=9)
+    sides = ((-0.19, before, ORANGE, "//", "before"), (0.19, after, BLUE, "", "after"))
+    for shift, scores, colour, hatch, label in sides:
+        heights = [scores[name] for name in names]
+        reach = abs(np.array([scores["interval"][name] for name in names]).T - heights)
+        places = np.arange(len(names)) + shift
+        bars = axis.bar(places, heights, 0.36, yerr=reach, color=colour, hatch=hatch, edgecolor="white")
+        axis.bar_label(bars, fmt=label + "\n{:.0%}", padding=2, fontsize=9)
     title = f"Before and after training, {before['problems']} held-out problems, 95% intervals"
-    label_axis(axis, "", "held-out problems solved", title)
+    label_axis(axis, "", "held-out problems solved", title, ylim=(0, 1.22))
     axis.set_xticks(range(len(names)), [{"greedy": "greedy decoding"}.get(name, name) for name in names])
-    axis.set_ylim(0, 1.22)
-    axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
-    changes = (f"{name} {percent(before[name])} to {percent(after[name])}" for name in names)
-    values = pd.DataFrame({"before": pd.Series(before), "after": pd.Series(after)}).loc[names]
-    return fig.describe(f"Bar chart. {title}.", f"Held-out problems solved: {'; '.join(changes)}.", values)
+    axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+    changes = "; ".join(f"{name} {before[name]:.0%} to {after[name]:.0%}" for name in names)
+    return fig.describe(f"Bar chart. {title}.", f"Held-out problems solved: {changes}.")
 
 
-def curves(frames: Mapping[str, pd.DataFrame], x: str, y: str, *, xlabel: str, ylabel: str, title: str) -> Picture:
+def line_panels(panels: Mapping[str, pd.DataFrame], ylabel: str, *, sharey: bool = True) -> Picture:
+    """Draw panels side by side (title -> frame): a line for each column, over the index, whose name is the x label."""
+    fig = Picture(3.7)
+    axes = fig.subplots(1, len(panels), sharey=sharey, squeeze=False).flatten()
+    for axis, (title, frame) in zip(axes, panels.items(), strict=True):
+        for (label, column), (colour, marker, dash) in zip(frame.items(), cycle(STYLES), strict=False):
+            line, every = column.dropna(), max(1, len(frame) // 8)
+            axis.plot(line, color=colour, linestyle=dash, marker=marker, markevery=every, label=label)
+        label_axis(axis, frame.index.name, ylabel if axis is axes[0] else "", title)
+        # The white ground keeps the words readable on a line.
+        axis.legend(edgecolor="white", framealpha=0.8, handlelength=3, fontsize=9)
+    together = pd.concat([frame.add_prefix(f"{title}: ") for title, frame in panels.items()], axis=1)
+    peaks = "; ".join(f"{label} peaks at {column.max():.3g}" for label, column in together.items())
+    return fig.describe(f"Line chart of {ylabel} over {together.index.name}.", f"{peaks}.", together)
+
+
+def curves(frames: Mapping[str, pd.DataFrame], x: str, y: str, xlabel: str, ylabel: str, title: str) -> Picture:
     """Draw a curve of fractions for each frame (label -> frame): column `y` over column `x`.
 
-    A band goes from the column `low` to the column `high`; say in the title what it is.
+    A band goes from the column `low` to the column `high`. The title should say what the band means.
     """
-    fig = Picture(3.8)
-    axis = fig.subplots()
-    for (label, frame), (colour, marker, dash) in zip(frames.items(), STYLES, strict=False):
-        axis.fill_between(frame[x], frame["low"], frame["high"], color=colour, alpha=0.18, linewidth=0)
-        axis.plot(frame[x], frame[y], color=colour, marker=marker, linestyle=dash, label=label)
-    label_axis(axis, xlabel, ylabel, title)
-    axis.legend(frameon=False, handlelength=3)
+    indexed = {label: frame.set_index(x) for label, frame in frames.items()}
+    lines = pd.DataFrame({label: frame[y] for label, frame in indexed.items()})
+    fig = line_panels({title: lines.rename_axis(xlabel)}, ylabel)
+    [axis] = fig.axes
+    for frame, (colour, *_) in zip(indexed.values(), cycle(STYLES), strict=False):
+        draw_band(axis, frame, colour)
     axis.set_ylim(0, 1.04)
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.yaxis.set_major_formatter("{x:.0%}")
     ends = (
-        f"{label} from {percent(frame[y].iloc[0])} at {frame[x].iloc[0]:g} to {percent(frame[y].iloc[-1])} at "
-        f"{frame[x].iloc[-1]:g}"
-        for label, frame in frames.items()
+        f"{label} from {frame[y].iloc[0]:.0%} at {frame.index[0]:g} to {frame[y].iloc[-1]:.0%} at {frame.index[-1]:g}"
+        for label, frame in indexed.items()
     )
-    values = pd.DataFrame({label: frame.set_index(x)[y] for label, frame in frames.items()})
-    return fig.describe(f"Line chart of {y} over {x}. {title}.", f"{y}: {'; '.join(ends)}.", values)
-
-
-def line_panels(panels: Mapping[str, pd.DataFrame], ylabel: str) -> Picture:
-    """Draw panels side by side, title -> frame: a curve per column over the index, whose name is the x label."""
-    fig = Picture(3.6)
-    axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, (title, frame) in zip(axes, panels.items(), strict=True):
-        for (label, values), (colour, marker, dash) in zip(frame.items(), STYLES, strict=False):
-            mark = {"marker": marker, "markevery": max(1, len(frame) // 8)}
-            axis.plot(frame.index, values, color=colour, linestyle=dash, label=label, **mark)
-        label_axis(axis, frame.index.name, "" if axis is not axes[0] else ylabel, title)
-        axis.legend(frameon=False, handlelength=3, fontsize=9)
-    together = pd.concat([frame.add_prefix(f"{title}: ") for title, frame in panels.items()], axis=1)
-    peaks = (f"{label} peaks at {column.max():.3g}" for label, column in together.items())
-    return fig.describe(f"Line chart of {ylabel} over {together.index.name}.", f"{'; '.join(peaks)}.", together)
+    return fig.describe(f"Line chart of {y} over {x}. {title}.", f"{y}: {'; '.join(ends)}.", lines)
 
 
 def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = False) -> Picture:
-    """Draw a group of bars for each row, a bar for each column, with their values. NaN leaves a gap.
+    """Draw a group of bars for each row, with a bar and its value for each column. NaN leaves a gap.
 
-    With `log`, draw dots on a logarithmic axis: the length of a bar means nothing without a zero to start from.
+    With `log`, draw dots on a logarithmic axis, because such an axis has no zero at which a bar could start.
     """
     fig = Picture(3.6)
     axis = fig.subplots()
     width = 0.8 / frame.shape[1]
-    looks = ((SKY_BLUE, "", "s"), (ORANGE, "//", "o"), (GREEN, "..", "^"), (PURPLE, "xx", "D"))
+    looks = cycle(((SKY_BLUE, "", "s"), (ORANGE, "//", "o"), (GREEN, "..", "^"), (PURPLE, "xx", "D")))
     for number, ((label, values), (colour, hatch, marker)) in enumerate(zip(frame.items(), looks, strict=False)):
-        places = [x + width * (number + 0.5) - 0.4 for x in range(len(frame))]
+        places = np.arange(len(frame)) + width * (number + 0.5) - 0.4
         if log:
             axis.plot(places, values, marker, color=colour, markeredgecolor=BLACK, markersize=8, label=label)
+            for at in zip(places[values.notna()], values.dropna(), strict=True):
+                axis.annotate(f"{at[1]:.3g}", at, (0, 7), textcoords="offset points", ha="center", fontsize=8.5)
         else:
-            axis.bar(places, values, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=label)
-        for place, value in zip(places, values, strict=True):
-            if not np.isnan(value):
-                side, points = ("top", -3) if value < 0 and not log else ("bottom", 7 if log else 2)
-                at = (place, value), (0, points)
-                axis.annotate(f"{value:.3g}", *at, textcoords="offset points", ha="center", va=side, fontsize=8.5)
-    label_axis(axis, "", f"{ylabel} (logarithmic)" if log else ylabel, title)
+            bars = axis.bar(places, values, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=label)
+            axis.bar_label(bars, fmt="{:.3g}", padding=2, fontsize=8.5)
+    label_axis(axis, "", f"{ylabel} (logarithmic)" if log else ylabel, title, xlim=(-0.5, len(frame) - 0.5))
     axis.set_xticks(range(len(frame)), frame.index)
     axis.margins(y=0.14)
     if log:
@@ -322,14 +297,14 @@ def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = Fa
         axis.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     kind = "Dot chart on a logarithmic axis" if log else "Bar chart"
     ranges = "; ".join(f"{name} from {column.min():.3g} to {column.max():.3g}" for name, column in frame.items())
-    return fig.describe(f"{kind} for {_list(frame.index)}. {title}.", f"{ylabel}: {ranges}.", frame)
+    return fig.describe(f"{kind} of {ylabel}. {title}.", f"{ylabel}: {ranges}.", frame)
 
 
 def token_strip(tokens: Sequence[str], rows: Mapping[str, Sequence[float]], scale: float | None = None) -> Picture:
-    """Draw a completion's tokens as boxes with a number in each, a strip for each name in `rows`.
+    """Draw the tokens of a completion, and under each token a coloured box for each of the `rows` (name -> numbers).
 
-    All strips share one colour scale, from -`scale` to `scale`: by default the largest value of any row. Give the same
-    `scale` to strips in several figures that are compared.
+    All boxes share one colour scale, from -`scale` to `scale`, by default the largest absolute value. Give several
+    figures the same `scale` if readers should compare them.
     """
     per_line, height = 11, len(rows) + 1.4
     lines = -(-len(tokens) // per_line)
@@ -342,42 +317,52 @@ def token_strip(tokens: Sequence[str], rows: Mapping[str, Sequence[float]], scal
         for below, values in enumerate(rows.values(), 1):
             value = values[number]
             colour = to_rgba(VERMILLION if value < 0 else BLUE, 0.75 * min(1, abs(value) / scale))
-            axis.add_patch(Rectangle((x - 0.48, top + below - 0.46), 0.96, 0.92, facecolor=colour, edgecolor=BLACK))
-            axis.text(x, top + below, f"{value:+.2f}", ha="center", va="center", fontsize=8.5, bbox=ON_WHITE)
-    ticks = [height * line + below for line in range(lines) for below in range(1, len(rows) + 1)]
+            draw_box(axis, x, top + below, f"{value:+.2f}", facecolor=colour, edgecolor=BLACK)
     axis.set_title(f"colour: orange is negative, blue is positive, strongest at ±{scale:.2g}", fontsize=9)
+    ticks = [height * line + below for line in range(lines) for below in range(1, len(rows) + 1)]
     axis.set_yticks(ticks, list(rows) * lines, fontsize=9)
     axis.set_xticks([])
-    axis.set_xlim(-0.5, per_line - 0.5)
-    axis.set_ylim(height * lines - 0.8, -0.6)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
+    fit_boxes(axis, per_line, height * lines - 0.3)
     ranges = "; ".join(f"{name} from {min(values):+.2f} to {max(values):+.2f}" for name, values in rows.items())
-    values = pd.DataFrame({"token": tokens, **rows})
-    return fig.describe(f"Strips of the {len(tokens)} tokens of a completion: {_list(rows)}.", f"{ranges}.", values)
+    alt = f"Strips of the {len(tokens)} tokens of a completion: {', '.join(rows)}."
+    return fig.describe(alt, f"{ranges}.", pd.DataFrame({"token": tokens, **rows}))
 
 
-def percent(fraction: float) -> str:
-    """Return a fraction as a whole percentage.
-
-    >>> percent(0.456)
-    '46%'
-    """
-    return f"{100 * fraction:.0f}%"
-
-
-def label_axis(axis: Axes, xlabel: str, ylabel: str, title: str) -> None:
-    """Set a panel's two labels and its title, in the style that all figures share."""
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
+def label_axis(axis: Axes, xlabel: str, ylabel: str, title: str, **more: Any) -> None:
+    """Set the labels and the title of a panel, in the style that all figures share. `more` goes to `Axes.set`."""
+    axis.set(xlabel=xlabel, ylabel=ylabel, **more)
     axis.set_title(title, fontsize=11)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.25)
+    axis.set_axisbelow(True)
     axis.tick_params(labelsize=9)
 
 
-def _list(names: Any) -> str:
-    return ", ".join(dict.fromkeys(map(str, names)))
+def draw_band(axis: Axes, frame: pd.DataFrame, colour: str) -> None:
+    """Fill the area between the columns `low` and `high`, over the index."""
+    axis.fill_between(frame.index, frame["low"], frame["high"], color=colour, alpha=0.18, linewidth=0)
+
+
+def draw_box(axis: Axes, x: float, y: float, text: str, **look: Any) -> None:
+    """Draw a box with a text around the point (x, y). `look` goes to matplotlib's Rectangle."""
+    axis.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, **look))
+    axis.text(x, y, text, ha="center", va="center", fontsize=8.5, bbox=ON_WHITE)
+
+
+def fit_boxes(axis: Axes, columns: float, rows: float) -> None:
+    """Fit a panel to its boxes, of which the first is at (0, 0) in the upper left, and hide its lines."""
+    axis.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+
+
+def _say(html: str, text: str) -> None:
+    """Display HTML with plain text as its fallback. Outside a notebook, print the text."""
+    if in_notebook():
+        display({"text/html": html, "text/plain": text}, raw=True)
+    else:
+        print(text)
 
 
 def duration(seconds: float) -> str:
@@ -387,71 +372,62 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _columns(frame: pd.DataFrame, digits: int) -> Iterator[tuple[str, list[str], bool]]:
-    """Yield each column's name, its cells as text, and whether they are words, which stand on the left."""
-    for name, column in frame.infer_objects().items():
-        label = " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
-        is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+def _columns(frame: pd.DataFrame, digits: int) -> list[tuple[list[str], bool, str]]:
+    """Return each column of a table: its name and cells as text, whether they head their rows, "left" or "right"."""
+    heads = 0
+    if frame.index.name is not None or not isinstance(frame.index, pd.RangeIndex):
+        heads = frame.index.nlevels
+        names = ["" if name is None else name for name in frame.index.names]
+        frame = frame.reset_index(names=names, allow_duplicates=True)
+    columns = []
+    for number, (name, values) in enumerate(frame.infer_objects().items()):
+        title = " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+        is_number = values.dtype.kind in "iuf"
         if is_number:
-            yield label, _numbers(column.to_numpy(float), digits), False
+            cells = _numbers(values.to_numpy(float), digits)
         else:
-            cells = [f"{value:.{digits}g}" if isinstance(value, float) else str(value) for value in column]
-            yield label, ["-" if cell == "nan" else cell for cell in cells], True
+            cells = [f"{value:.{digits}g}" if isinstance(value, float) else str(value) for value in values]
+        texts = [title, *("-" if cell == "nan" else cell for cell in cells)]
+        is_head = number < heads
+        columns.append((texts, is_head, "right" if is_number and not is_head else "left"))
+    return columns
 
 
 def _numbers(values: np.ndarray, digits: int) -> list[str]:
-    """Format a column's numbers alike; see `table` for the rules."""
+    """Format the numbers of a column alike; see `table` for the rules."""
     largest = np.abs(values[np.isfinite(values)]).max(initial=0)
-    values = np.where(np.abs(values) < 1e-6 * largest, 0, values) + 0.0  # no rounding errors, and no "-0"
+    # This removes rounding errors, and the sign of -0.
+    values = np.where(np.abs(values) <= 1e-6 * largest, 0, values)
     known = values[np.isfinite(values)]
-    if (known == np.round(known)).all():
-        forms = [",.0f"] * len(values)
-    elif ((known != 0) & (np.abs(known) < 10.0**-digits)).any():
-        forms = [f".{digits}g"] * len(values)
-    else:
-        enough = (d for d in range(digits + 1) if np.allclose(np.round(known, d), np.round(known, digits), atol=1e-12))
-        decimals = next(enough)
-        forms = [",.0f" if largest >= 10 and value == np.round(value) else f",.{decimals}f" for value in values]
-    return ["-" if np.isnan(value) else format(value, form) for value, form in zip(values, forms, strict=True)]
-
-
-def _with_index(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Return the frame with its index as columns, and how many they are: none for a mere row number."""
-    if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None and frame.index.start == 0:
-        return frame, 0
-    names = ["" if name is None else name for name in frame.index.names]
-    return frame.reset_index(names=names, allow_duplicates=True), len(names)
+    if any(0 < abs(value) < 10.0**-digits for value in known):
+        return [f"{value:.{digits}g}" for value in values]
+    decimals = max((len(f"{value:.{digits}f}".rstrip("0").partition(".")[2]) for value in known), default=0)
+    return [f"{value:,.{0 if largest >= 10 and value == np.round(value) else decimals}f}" for value in values]
 
 
 def _table_html(frame: pd.DataFrame, digits: int = 3) -> str:
-    frame, heads = _with_index(frame)
-    head, columns = [], []
-    for number, (name, cells, words) in enumerate(_columns(frame, digits)):
-        # JupyterLab and nbconvert align every cell right, and remove style sheets: so each cell has its own style.
-        side = f'style="text-align: {"left" if words or number < heads else "right"}"'
-        start, end = ('th scope="row"', "th") if number < heads else ("td", "td")
-        head.append(f'<th scope="col" {side}>{escape(name)}</th>')
-        columns.append([f"<{start} {side}>{escape(cell)}</{end}>" for cell in cells])
-    rows = [head, *zip(*columns, strict=True)]
-    top, *body = (f"<tr>{''.join(cells)}</tr>" for cells in rows)
-    return f"<table><thead>{top}</thead><tbody>{''.join(body)}</tbody></table>"
+    columns = _columns(frame, digits)
+    rows = []
+    for number, row in enumerate(zip(*(texts for texts, _, _ in columns), strict=True)):
+        cells = []
+        for text, (_, is_head, side) in zip(row, columns, strict=True):
+            tag = 'th scope="col"' if number == 0 else 'th scope="row"' if is_head else "td"
+            # JupyterLab and nbconvert align all cells right and remove style sheets, so each cell has its own style.
+            cells.append(f'<{tag} style="text-align: {side}">{escape(text)}</{tag[:2]}>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table><thead>{rows[0]}</thead><tbody>{''.join(rows[1:])}</tbody></table>"
 
 
-def _table_text(frame: pd.DataFrame, digits: int = 3) -> str:
-    frame, heads = _with_index(frame)
+def _table_text(frame: pd.DataFrame, digits: int) -> str:
     columns = []
-    for number, (name, cells, words) in enumerate(_columns(frame, digits)):
-        width = max(map(len, [name, *cells]))
-        columns.append([f"{cell:{'<' if words or number < heads else '>'}{width}}" for cell in [name, *cells]])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
-
-
-def _details(values: pd.DataFrame) -> str:
-    return f"<details><summary>Values</summary>{_table_html(values)}</details>"
+    for texts, _, side in _columns(frame, digits):
+        width = max(map(len, texts))
+        columns.append([text.ljust(width) if side == "left" else text.rjust(width) for text in texts])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 def _roadmap_html(step: str) -> str:
-    """Return a table of one row, which can still be read if styles are filtered out, as on GitHub.
+    """Return a table of one row, which readers can follow even if a page such as GitHub removes its styles.
 
     The lines have the colour of the page's text, so the strip fits a light and a dark theme.
     """

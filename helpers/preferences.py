@@ -1,6 +1,6 @@
 """Learn a reward from preferences, to compare it with the verifier: pairs, a reward model, and best-of-n by its score.
 
-The verifier plays the labelers: it prefers the completion that passes the tests, and it errs as often as you want.
+The verifier plays the labelers: it prefers the completion that passes the tests, and errs as often as you choose.
 `python -m tools.record reward-model` runs the whole experiment of notebook 01.
 """
 
@@ -21,7 +21,7 @@ from helpers.policy import sample_completions
 from helpers.problems import Problem
 from helpers.runtime import CourseError
 
-# If each of two labelers errs this often, they agree on 73 % of the pairs, as InstructGPT's did (arXiv 2203.02155,
+# If each of two labelers errs this often, they agree on 73% of the pairs, as InstructGPT's did (arXiv 2203.02155,
 # section 3.4).
 LABEL_NOISE = 0.16
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -33,11 +33,11 @@ MAX_COMPLETION_LENGTH = 56  # tokens
 
 
 class PreferencesError(CourseError, ValueError):
-    """The pairs that were asked for cannot be made."""
+    """The requested pairs cannot be made."""
 
 
 class Pair(NamedTuple):
-    """Two completions of one prompt, and which of them the labeler preferred."""
+    """Two completions of one prompt, and which of the two the labeler preferred."""
 
     prompt: str
     chosen: str
@@ -83,9 +83,9 @@ def draw_samples(
 def preference_pairs(samples: Samples, count: int, noise: float = LABEL_NOISE, seed: int = 0) -> list[Pair]:
     """Make `count` different pairs of a correct and a wrong completion of the same problem.
 
-    With probability `noise` the labeler errs and prefers the wrong one. Every problem gives one pair before any gives a
-    second, so that few labels cover many problems. The same seed gives the same pairs at every noise. Raises
-    PreferencesError if the samples hold fewer pairs, or if `noise` is not a probability.
+    With probability `noise`, the labeler errs and prefers the wrong one. Each problem gives one pair before any gives a
+    second, so that few labels cover many problems. The same seed gives the same pairs, whatever the noise. Raises
+    PreferencesError if the samples contain fewer pairs, or if `noise` is not a probability.
 
     >>> from helpers.problems import load_problems
     >>> samples = Samples(load_problems("tiny")[:1], [["right", "wrong"]], [[True, False]])
@@ -96,21 +96,20 @@ def preference_pairs(samples: Samples, count: int, noise: float = LABEL_NOISE, s
     if not 0 <= noise <= 1:
         raise PreferencesError(f"noise is a probability, so it lies between 0 and 1; got {noise}.")
     rng = random.Random(seed)
-    ranked: list[tuple[int, tuple[str, str, str]]] = []
+    ranked: list[tuple[int, Pair]] = []
     for problem, texts, passed in zip(*samples, strict=True):
-        right, wrong = (
-            sorted({text for text, ok in zip(texts, passed, strict=True) if ok is kind}) for kind in (True, False)
-        )
-        both = [(problem.prompt, good, bad) for good in right for bad in wrong]
+        # The dictionary removes repeated completions. Sorting makes the result depend on the seed alone.
+        verdicts = sorted(dict(zip(texts, passed, strict=True)).items())
+        right, wrong = ([text for text, ok in verdicts if ok is kind] for kind in (True, False))
+        both = [Pair(problem.prompt, good, bad) for good in right for bad in wrong]
         ranked += enumerate(rng.sample(both, len(both)))
     if len(ranked) < count:
-        raise PreferencesError(f"Cannot make {count} pairs: the samples hold only {len(ranked)}. Draw more samples.")
+        raise PreferencesError(f"Cannot make {count} pairs: the samples contain only {len(ranked)}. Draw more samples.")
     rng.shuffle(ranked)
-    # The sort is stable, so the problems stay shuffled within each rank: first every problem's first pair.
+    # Put the first pair of every problem first. The sort is stable, so the problems stay shuffled within each rank.
     ranked.sort(key=lambda entry: entry[0])
-    flips = [rng.random() < noise for _ in range(count)]
-    pairs = [Pair(*pair) for _, pair in ranked[:count]]
-    return [Pair(p.prompt, p.rejected, p.chosen) if flip else p for p, flip in zip(pairs, flips, strict=True)]
+    pairs = [pair for _, pair in ranked[:count]]
+    return [Pair(p.prompt, p.rejected, p.chosen) if rng.random() < noise else p for p in pairs]
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -123,17 +122,13 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def train_reward_model(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[Pair],
-    *,
-    learning_rate: float = 1e-3,
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], *, learning_rate: float = 1e-3
 ) -> RewardModel:
-    """Train a reward model that starts from `policy`: all its weights, once through the pairs in their order.
+    """Train a reward model that starts as a copy of `policy`. All weights are trained, and each pair is used once.
 
-    Of 1e-4, 3e-4, 1e-3 and 2e-3, this learning rate had the best pairwise accuracy, with 1,000 labels, noisy or not,
-    on 200 training problems without labels. At this rate further passes help if all labels are correct, and hurt if
-    they are noisy.
+    We tried learning rates of 1e-4, 3e-4, 1e-3 and 2e-3 with 1,000 labels, with and without noise. 1e-3 had the best
+    pairwise accuracy on 200 training problems without labels. At this rate, further passes over the pairs help if all
+    labels are correct, and hurt if they are noisy.
     """
     model = RewardModel(policy).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
@@ -165,7 +160,7 @@ def scores_of(model: RewardModel, tokenizer: PreTrainedTokenizerBase, samples: S
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
     """Return token ids and attention mask, both (texts, tokens), of (prompt, completion) texts.
 
-    Prompt and completion are tokenized apart, because the completion was sampled after the prompt's tokens.
+    Prompt and completion are tokenized separately, because the completion was sampled after the prompt's tokens.
     """
     rows = [
         [*tokenizer(prompt)["input_ids"], *tokenizer(text)["input_ids"], tokenizer.eos_token_id]
@@ -178,7 +173,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]])
 def pairwise_accuracy(scores: Sequence[float], passed: Sequence[bool]) -> float:
     """Return the fraction of (correct, wrong) pairs in which the correct completion has the higher score.
 
-    A tie counts one half. Without such a pair the result is nan.
+    A tie counts as one half. If there is no such pair, the result is nan.
 
     >>> pairwise_accuracy([2.0, 1.5, 0.5, -1.0], [False, True, True, False])
     0.5
@@ -189,7 +184,7 @@ def pairwise_accuracy(scores: Sequence[float], passed: Sequence[bool]) -> float:
 
 
 def mean_accuracy(scores: Sequence[Sequence[float]], passed: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
-    """Return the mean pairwise accuracy of the problems that have a pair, and its 95 % interval: (mean, low, high)."""
+    """Return the mean pairwise accuracy of the problems that have a pair, and its 95% interval: (mean, low, high)."""
     each = np.array([pairwise_accuracy(group, right) for group, right in zip(scores, passed, strict=True)])
     each = each[~np.isnan(each)]
     return float(each.mean()), *bootstrap_interval(each)
@@ -212,9 +207,9 @@ def best_of_n(scores: Sequence[float], values: Sequence[float], n: int) -> float
 
 
 def best_of_n_curve(scores: Sequence[Sequence[float]], passed: Sequence[Sequence[bool]]) -> pd.DataFrame:
-    """Choose the best of n by score, and see how often it passes: one row for each n of SIZES that the samples allow.
+    """Choose the best of n by score, and return how often it passes: a row for each n in SIZES that the samples allow.
 
-    The columns are n, the mean score of the chosen completion, the truth (how often it passes), low and high (the 95 %
+    The columns are n, the mean score of the chosen completion, the truth (how often it passes), low and high (the 95%
     interval of the truth over problems), and verifier (how often at least one of the n passes).
     """
     rows = []

@@ -644,8 +644,8 @@ def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
         ("03.5", "0 and 1 only", "Rewards need not be 0 or 1."),
         ("04.3", "the wrong way round", "the number of problems for each prompt"),
         ("04.3", "neighbour: completions drawn", "a problem is drawn once for a whole group"),
-        ("04.3", "only the first is wrong", "`completions_graded`: `544` is not it."),
-        ("04.3", "only the second is wrong", "`draws_per_problem`: `1` is not it."),
+        ("04.3", "only the first is wrong", "`completions_graded`: `544` is not correct."),
+        ("04.3", "only the second is wrong", "`draws_per_problem`: `1` is not correct."),
     ],
 )
 def test_the_reason_fits_the_mistake(name, kind, told, capsys):

@@ -67,7 +67,7 @@ def test_noise_swaps_its_share_of_the_same_pairs(samples):
 
 
 def test_pairs_that_cannot_be_had_are_refused(samples):
-    with pytest.raises(PreferencesError, match="Cannot make 37 pairs: the samples hold only 36"):
+    with pytest.raises(PreferencesError, match="Cannot make 37 pairs: the samples contain only 36"):
         preference_pairs(samples, 37)
     with pytest.raises(PreferencesError, match=r"between 0 and 1; got 1.5"):
         preference_pairs(samples, 1, noise=1.5)

@@ -25,12 +25,12 @@ INPUTS = {
 
 
 @hints(
-    "Go through the four roles: policy, critic, reward model, reference. Which of them does the set-up need?",
+    "Go through the four roles: policy, critic, reward model, reference. Which of them does the setup need?",
     "The optimizer changes a trained model during reinforcement learning. A frozen model is only asked.",
-    "The critic is trained along with the policy. Reward model and reference stay as they are.",
+    "The critic is trained along with the policy. The reward model and the reference do not change.",
 )
 def exercise_1(trained_and_frozen: Any) -> None:
-    """Count the models of four set-ups as pairs (trained, frozen)."""
+    """Count the models of four setups as pairs (trained, frozen)."""
     assert isinstance(trained_and_frozen, dict), "Keep the dictionary with its four names."
     for name in MODELS:
         pair = trained_and_frozen.get(name)
@@ -43,9 +43,9 @@ def exercise_1(trained_and_frozen: Any) -> None:
 
 
 @hints(
-    "List the models of each set-up first. Exercise 1 counted them.",
+    "List the models of each setup first. Exercise 1 counted them.",
     "Training takes 16 bytes for each weight, as counted above. What does a frozen model need in bf16?",
-    "With PPO, add up policy, critic, reference and reward model. Which of them does the second set-up keep?",
+    "With PPO, add up policy, critic, reference and reward model. Which of them does the second setup keep?",
 )
 def exercise_2(with_ppo: Any, with_grpo: Any) -> None:
     """Give the bytes that the models take with PPO, and with GRPO and a verifier."""
@@ -71,7 +71,7 @@ def exercise_2(with_ppo: Any, with_grpo: Any) -> None:
 
 
 def _is_about(answer: Any, right: int, name: str, reasons: dict[int, str]) -> None:
-    """Assert that an answer is right within half a percent, or say what was probably overlooked."""
+    """Assert that an answer is within half a percent. If not, the message hints at what was probably overlooked."""
     reason = next((why for wrong, why in reasons.items() if same(answer, wrong, 0.001)), "")
     size = "too much" if answer > right else "too little"
     assert same(answer, right, 0.005), f"`{name}`: {answer / 1e9:.1f} GB is {size}. {reason}".rstrip()
@@ -115,7 +115,7 @@ def exercise_3(mended_loss: Any) -> None:
     "A verifier needs what the model wrote, and something that decides. A description in words decides nothing.",
 )
 def exercise_4(my_verifiers: Any) -> None:
-    """Give the signature of a verifier for each task, or None where no program can decide."""
+    """Give the signature of a verifier for each task, or None if no program can decide."""
     assert isinstance(my_verifiers, dict), "Keep the dictionary with its six tasks."
     for task, sufficient in INPUTS.items():
         assert task in my_verifiers, f"The task `{task}` is missing."

@@ -8,7 +8,7 @@ from typing import Any
 from helpers.checks import hints, is_number, same, shown
 
 VERDICTS = [1, 0, 0, 1, 0, 1]
-"""What `passes_tests` gives for the six completions of exercise 3; a test asks it."""
+"""The rewards of `passes_tests` for the six completions of exercise 3. A test compares them."""
 END = 0
 """The id of the end token in exercise 4."""
 
@@ -73,12 +73,13 @@ def exercise_2(my_cheat: Any) -> None:
 
 
 def _v2(problem: Any, completion: str) -> bool:
-    """Decide as the notebook's `v2` does, also if the reader has changed that one; a test compares the two."""
+    """Decide as `v2` in the notebook does, which the reader may have changed. A test compares the two."""
     secret = secrets.token_hex(8)
     program = f"{problem.prompt}{completion}\n{problem.test}\ncheck({problem.entry_point})\nprint('{secret}')\n"
     try:
         done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=3)
-    except (subprocess.TimeoutExpired, ValueError):  # ValueError: the program holds a null byte.
+    # A ValueError means that the program contains a null byte.
+    except (subprocess.TimeoutExpired, ValueError):
         return False
     return done.stdout.split("\n")[-2:-1] == [secret]
 

@@ -9,7 +9,7 @@ CLIPPED = {(1.3, 1.0): 0, (1.3, -1.0): 1, (0.7, 1.0): -1, (0.7, -1.0): 0, (1.1, 
 
 
 @hints(
-    "Cut the rewards into groups of `G` first, then treat every group for itself.",
+    "Cut the rewards into groups of `G` first, then treat each group separately.",
     "Before you take the mean of a group, leave out what was not graded. 0.0 was graded.",
     "A reward that is `None` has an advantage of 0. It does not change the mean.",
 )
@@ -49,7 +49,7 @@ def exercise_2(masked_mean: Any) -> None:
 @hints(
     "Is the ratio outside 0.8 to 1.2? If so, does the minimum take the clipped side or the other one?",
     "A clipped loss does not change with the log-probability.",
-    "Where nothing is clipped, the loss is minus the advantage times the ratio, and the ratio rises with the "
+    "If nothing is clipped, the loss is minus the advantage times the ratio, and the ratio rises with the "
     "log-probability.",
 )
 def exercise_3(signs: Any) -> None:
@@ -66,7 +66,7 @@ def exercise_3(signs: Any) -> None:
 @hints(
     "Sum the losses of all tokens that count. Only the divisor is special.",
     "The divisor does not depend on how long the completions of this batch are.",
-    "It is the number of places that the batch would have if every completion were as long as allowed.",
+    "It is the number of tokens that the batch would have if every completion were as long as allowed.",
 )
 def exercise_4(dr_grpo_mean: Any) -> None:
     """Average token losses with Dr. GRPO's constant divisor."""
@@ -86,7 +86,7 @@ def exercise_4(dr_grpo_mean: Any) -> None:
 
 @hints(
     "Take one completion of the group. What is the mean of the others?",
-    "The others have the sum of all minus the one. How many are they?",
+    "The others have the sum of all minus the one. How many others are there?",
 )
 def exercise_5(leave_one_out: Any) -> None:
     """Compute RLOO's advantages: each reward minus the mean of the others."""

@@ -28,7 +28,7 @@ def exercise_1(my_pass_at_k: Any) -> None:
     "How likely is it that all `G` samples are correct? And that all are wrong?",
 )
 def exercise_2(chance_of_signal: Any) -> None:
-    """Give the chance that a group holds a correct and a wrong completion."""
+    """Give the probability that a group contains a correct and a wrong completion."""
     cases = (
         (0.5, 2, 0.5, "Two coins show different sides half of the time."),
         (1.0, 8, 0.0, "All are correct, so there is nothing to compare."),
@@ -57,10 +57,10 @@ def exercise_3(completions_graded: Any, draws_per_problem: Any) -> None:
         assert is_number(answer), f"Both answers are numbers, and {shown(answer)} is not."
     right = same(completions_graded, prompts * plan.num_generations)
     factors = "A run has steps, a step has prompts, and each prompt has completions."
-    assert right, f"`completions_graded`: {shown(completions_graded)} is not it. {factors}"
+    assert right, f"`completions_graded`: {shown(completions_graded)} is not correct. {factors}"
     turned = same(draws_per_problem, problems / prompts, 0.01)
     assert not turned, "`draws_per_problem`: this is the number of problems for each prompt, not of prompts."
     in_completions = same(draws_per_problem, prompts * plan.num_generations / problems, 0.01)
     assert not in_completions, "`draws_per_problem`: a problem is drawn once for a whole group of completions."
     right = same(draws_per_problem, prompts / problems, 0.01)
-    assert right, f"`draws_per_problem`: {shown(draws_per_problem)} is not it. How many prompts does the run draw?"
+    assert right, f"`draws_per_problem`: {shown(draws_per_problem)} is not correct. How many prompts does the run draw?"
