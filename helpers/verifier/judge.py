@@ -27,10 +27,10 @@ from contextlib import contextmanager, suppress
 
 # The interpreter runs with -P, so this folder is not on its path.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import isolation  # noqa: E402
-import tally  # noqa: E402
-import wire  # noqa: E402
-from verdict import ENDLESS_TESTS, KILLED, Job, Limits, Outcome, Result, Submission  # noqa: E402
+import isolation
+import tally
+import wire
+from verdict import ENDLESS_TESTS, KILLED, Job, Limits, Outcome, Result, Submission
 
 del sys.path[0]
 
@@ -119,7 +119,7 @@ class Player:
         if ended_by == wire.NOT_CONFINED:
             raise NurseryLost
         # The kernel also kills a program that ignores SIGXCPU, hence the look at the time that it used.
-        if ended_by == signal.SIGXCPU or ended_by and used > self._limits.cpu:
+        if ended_by == signal.SIGXCPU or (ended_by and used > self._limits.cpu):
             return Ended(Outcome.TIMEOUT, "used more processor time than it may")
         if ended_by in OUTSIDE_SIGNALS:
             return Stop(KILLED, f"killed from outside by signal {ended_by}")
@@ -174,6 +174,7 @@ class Candidate:
         self.raised: Exception | None = None
 
     def __call__(self, *args: object, **kwargs: object) -> object:
+        """Call the program's function. Returns what it returns, and raises what it raises."""
         self.calls += 1
         return self.ask("call", args, kwargs)
 

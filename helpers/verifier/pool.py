@@ -62,8 +62,9 @@ class Setup(NamedTuple):
 class Worker:
     """One judge and one nursery, started with the first job."""
 
+    sock: socket.socket
+
     def __init__(self, setup: Setup, core: int | None = None) -> None:
-        self.sock: socket.socket | None = None
         self._setup, self._core = setup, core
         self._processes: list[subprocess.Popen] = []
 
@@ -71,12 +72,12 @@ class Worker:
         """Give the judge a job. Returns False if the judge is gone."""
         self._deadline = time.monotonic() + job.limits.wall + JUDGE_SECONDS
         try:
-            if self.sock is None:
+            if not self._processes:
                 self._start()
             self._channel.send(job)
         except OSError:
             self.stop()
-        return self.sock is not None
+        return bool(self._processes)
 
     def collect(self) -> Result | None:
         """Read the judge's result. Returns None if grading broke; both processes are then started again."""
@@ -94,11 +95,9 @@ class Worker:
 
     def stop(self) -> None:
         """End both processes. The judge goes first; the nursery then ends its player and exits by itself."""
-        if self.sock is not None:
+        if self._processes:
             self.sock.close()
-            self.sock = None
-        for process in self._processes[:1]:
-            process.kill()
+            self._processes[0].kill()
         for process in self._processes:
             try:
                 process.wait(EXIT_SECONDS)
@@ -115,14 +114,14 @@ class Worker:
         wire.limit_waiting(self.sock, 1.0)
         self._channel = wire.Channel(self.sock.fileno(), self._give_up)
         with judge_end, control, nursery_end:
-            self._run(judge_end, control, "judge.py", *self._setup.modules)
-            self._run(nursery_end, subprocess.DEVNULL, "nursery.py", "serve", json.dumps(self._setup))
+            self._run(judge_end.fileno(), control.fileno(), "judge.py", *self._setup.modules)
+            self._run(nursery_end.fileno(), subprocess.DEVNULL, "nursery.py", "serve", json.dumps(self._setup))
 
     def _give_up(self) -> None:
         if self.is_late():
             raise TimeoutError
 
-    def _run(self, stdin: socket.socket, stdout: socket.socket | int, *arguments: str) -> None:
+    def _run(self, stdin: int, stdout: int, *arguments: str) -> None:
         process = subprocess.Popen(
             command(*arguments),
             env=environment(),
@@ -164,17 +163,20 @@ class Pool:
                 pinned = workers >= len(mine) and hasattr(os, "sched_setaffinity")
                 self._workers.append(Worker(setup, mine[place % len(mine)] if pinned else None))
             try:
-                results = dict(_grade_together(jobs, self._workers[:workers]))
+                found = dict(_grade_together(jobs, self._workers[:workers]))
+                results = []
                 for index, job in enumerate(jobs):
-                    if (result := results[index]) is None or result.outcome == KILLED:
-                        results[index] = self._grade_alone(job, result)
+                    result = found[index]
+                    if result is None or result.outcome == KILLED:
+                        result = self._grade_alone(job)
+                    results.append(result)
             except BaseException:
                 # After Ctrl-C, for example, workers may be in the middle of a program.
                 self.close()
                 raise
-            if all(result.outcome != Outcome.INFRASTRUCTURE_FAILED for result in results.values()):
+            if all(result.outcome != Outcome.INFRASTRUCTURE_FAILED for result in results):
                 self._failures = 0
-            if not self._warned and not all(result.confined for result in results.values()):
+            if not self._warned and not all(result.confined for result in results):
                 self._warned = True
                 warnings.warn(
                     "No layer of isolation works here, so the programs under test run with your rights. "
@@ -182,7 +184,7 @@ class Pool:
                     RuntimeWarning,
                     stacklevel=4,
                 )
-            return [results[index] for index in range(len(jobs))]
+            return results
 
     def close(self) -> None:
         """End all workers and leave no process."""
@@ -191,7 +193,7 @@ class Pool:
                 self._workers[-1].stop()
                 self._workers.pop()
 
-    def _grade_alone(self, job: Job, result: Result | None) -> Result:
+    def _grade_alone(self, job: Job) -> Result:
         """Grade again, alone and with fresh processes, and tell a program that breaks them from a broken machine."""
         for seconds in RETRY_AFTER:
             time.sleep(seconds)
@@ -226,7 +228,7 @@ _pool = Pool()
 atexit.register(_pool.close)
 if hasattr(os, "register_at_fork"):
     # In a forked child the workers, and perhaps a held lock, are the parent's.
-    os.register_at_fork(after_in_child=_pool.__init__)
+    os.register_at_fork(after_in_child=lambda: Pool.__init__(_pool))
 
 
 def grade_programs(
@@ -347,7 +349,8 @@ def _is_long(prompt: str, test: str) -> bool:
 
 def _grade_together(jobs: Sequence[Job], workers: Sequence[Worker]) -> Iterator[tuple[int, Result | None]]:
     """Do the jobs side by side. Yields (index, result) as they end; the result is None if its grading broke."""
-    waiting, idle, busy = deque(enumerate(jobs)), list(workers), {}
+    waiting, idle = deque(enumerate(jobs)), list(workers)
+    busy: dict[Worker, int] = {}
     while waiting or busy:
         while waiting and idle:
             worker, (place, job) = idle.pop(), waiting.popleft()

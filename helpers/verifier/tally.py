@@ -95,7 +95,7 @@ class _EachAssert(ast.NodeTransformer):
         self.in_check, self.expecting, self.locals = outside
         if isinstance(node, ast.Assert):
             return _counted_assert(node, swallow=in_check and not expecting)
-        if expecting and not (isinstance(node, EXPECTING) and not self.expecting) or not in_check:
+        if not in_check or (expecting and (self.expecting or not isinstance(node, EXPECTING))):
             return node
         if isinstance(node, ASSIGNMENTS):
             return _attempt(node, _unbind(_assigned(node), local))
@@ -140,9 +140,9 @@ def _assigned(statement: ast.stmt) -> Iterator[str]:
 
 def _receivers(statement: ast.stmt) -> Iterator[str]:
     """The name of the object that `seen.append(...)` would have changed."""
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        if isinstance(statement.value.func, ast.Attribute):
-            yield from _base(statement.value.func)
+    match statement:
+        case ast.Expr(ast.Call(ast.Attribute() as method)):
+            yield from _base(method)
 
 
 def _base(node: ast.expr) -> Iterator[str]:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from enum import Enum, Flag
 from itertools import permutations
 from operator import is_
+from typing import Any
 
 WHAT_CROSSES = """
 Crosses in both directions, and arrives as an equal value of the same type:
@@ -101,7 +102,7 @@ class Kind:
         self.parts, self.types_of_parts, self.make = parts, types_of_parts, make or (lambda kind, *parts: kind(*parts))
 
 
-def _clock(time: object) -> list:
+def _clock(time: Any) -> list:
     return [time.hour, time.minute, time.second, time.microsecond, time.tzinfo, time.fold]
 
 
@@ -154,9 +155,8 @@ LIBRARY = {
     "ndarray": Kind("numpy:ndarray", lambda v: [v.dtype.str, [*v.shape], v.tobytes()], (str, list, bytes), _array),
 }
 encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-# This is what `json.loads` calls, without its search for white space. By default it gives one and the same NaN object
-# each time, which would then be found in a list by its identity.
-decode = json.JSONDecoder(parse_constant=float).scan_once
+# By default it gives one and the same NaN object each time, which would then be found in a list by its identity.
+decode = json.JSONDecoder(parse_constant=float).raw_decode
 
 
 class WireError(ValueError):
@@ -210,11 +210,11 @@ class Codec:
             raise WireError(f"a value of more than {self._size >> 20} MiB")
         return body
 
-    def loads(self, body: bytes) -> object:
+    def loads(self, body: bytes | bytearray) -> Any:
         """Rebuild a value from bytes of unknown origin. Raises WireError for anything that `dumps` does not write."""
         try:
             text = body.decode("ascii")
-            tree, end = decode(text, 0)
+            tree, end = decode(text)
             if end < len(text):
                 raise WireError("a message with something after it")
             return _Unpacker(self, self._fetch).unpack_message(tree)
@@ -269,11 +269,11 @@ class Channel:
                 data = data[os.write(self._fd, data) :]
             self._wait()
 
-    def receive(self) -> object:
+    def receive(self) -> Any:
         """Receive one message. Raises WireError for a malformed or a second one, EOFError at the end, OSError."""
         return self.receive_sized()[0]
 
-    def receive_sized(self) -> tuple[object, int]:
+    def receive_sized(self) -> tuple[Any, int]:
         """Receive one message, and return its length in bytes too."""
         data, size = bytearray(), HEADER.size
         while len(data) < size:
@@ -346,7 +346,8 @@ class _Packer:
         if codec.given and not once:
             self._given = {id(value): place for place, value in enumerate(codec.given) if not _is_atom(value)}
 
-    def pack(self, value: object, depth: int) -> object:
+    def pack(self, value: Any, depth: int) -> object:
+        """Encode one value that may be nested that deep."""
         kind = type(value)
         if value is None or kind is bool or kind is float:
             return value
@@ -389,7 +390,7 @@ class _Packer:
     def _pairs(self, items: Iterable[tuple], depth: int) -> list:
         return [[self.pack(key, depth), self.pack(item, depth)] for key, item in items]
 
-    def _other(self, kind: type, value: object, depth: int) -> object:
+    def _other(self, kind: type, value: Any, depth: int) -> object:
         if kind in self._names:
             return self._of_prompt(kind, value, depth)
         if kind.__module__ == "numpy" and kind.__name__ != "ndarray" and getattr(value, "shape", None) == ():
@@ -417,7 +418,7 @@ class _Packer:
             return {"coroutine": [self._items([step], depth)[0] for step in _run_coroutine(value)]}
         raise NotPlainError(f"a value of type {kind.__name__}, which is not plain data")
 
-    def _of_prompt(self, kind: type, value: object, depth: int) -> object:
+    def _of_prompt(self, kind: type, value: Any, depth: int) -> object:
         name = self._names[kind]
         if issubclass(kind, Flag):
             return {"flag": [name, self.pack(value._value_, depth)]}
@@ -435,7 +436,8 @@ class _Packer:
 
     def _exception(self, error: BaseException, depth: int) -> list:
         """Encode an exception: the classes that it may arrive as, nearest first, its args and its plain attributes."""
-        names, args = [], BaseException.args.__get__(error)
+        # A class of the program's may have an `args` of its own.
+        names, args = [], vars(BaseException)["args"].__get__(error)
         for kind in type(error).__mro__[: -1 if isinstance(error, BaseException) else None]:
             if kind in self._names:
                 names.append(["", self._names[kind]])
@@ -464,7 +466,8 @@ class _Unpacker:
         self._codec, self._fetch = codec, fetch
         self._objects: list[object] = []
 
-    def unpack_message(self, tree: object) -> object:
+    def unpack_message(self, tree: object) -> Any:
+        """Rebuild the value, and before it the instances that it refers to."""
         if isinstance(tree, dict) and "objects" in tree:
             states, tree = tree["objects"]
             classes = [self._class(name) for name, _, _ in states]
@@ -475,7 +478,8 @@ class _Unpacker:
                 self._fill(instance, self.unpack(held, MAX_ARGUMENT_DEPTH), self.unpack(state, MAX_ARGUMENT_DEPTH))
         return self.unpack(tree, MAX_ARGUMENT_DEPTH)
 
-    def unpack(self, tree: object, depth: int) -> object:
+    def unpack(self, tree: object, depth: int) -> Any:
+        """Rebuild one value that may be nested that deep."""
         if not isinstance(tree, list | dict):
             return tree
         if depth == 0:
@@ -531,7 +535,7 @@ class _Unpacker:
             return trees
         return [self.unpack(item, depth) for item in trees]
 
-    def _class(self, name: str) -> type:
+    def _class(self, name: str) -> Any:
         if name not in self._codec.classes:
             raise WireError(f"a value of a class {name}, which the prompt does not define")
         return self._codec.classes[name]
@@ -555,13 +559,14 @@ class _Unpacker:
                 set.update(instance, held)
         set_attributes(instance, {str(name): value for name, value in state})
 
-    def _held(self, kind: type, value: object) -> object:
+    def _held(self, kind: type, value: Any) -> object:
         """Make an instance of a class of the prompt that is an immutable value, such as a namedtuple."""
-        if not issubclass(kind, type(value)) or issubclass(kind, Enum):
+        base: Any = type(value)
+        if not issubclass(kind, base) or issubclass(kind, Enum):
             raise WireError(f"a {kind.__name__} of a wrong value")
         if isinstance(value, tuple) and len(getattr(kind, "_fields", value)) != len(value):
             raise WireError(f"a {kind.__name__} of a wrong length")
-        return type(value).__new__(kind, value)
+        return base.__new__(kind, value)
 
     def _iterate(self, items: list, rest: object) -> Iterator:
         count = len(items)
@@ -575,7 +580,7 @@ class _Unpacker:
 
     def _exception(self, names: list, args: list, state: list) -> BaseException:
         kind = next(filter(None, (self._exception_class(module, name) for module, name in names)), RuntimeError)
-        base = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+        base: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
         # Build it as its built-in base does, so that no code of a class of the prompt or of a library runs.
         error = base.__new__(kind, *args)
         base.__init__(error, *args)
@@ -612,7 +617,7 @@ def _same(value: object) -> object:
     return value
 
 
-def _new(kind: type) -> object:
+def _new(kind: Any) -> object:
     """Make an empty instance of a class of the prompt, by the `__new__` of the built-in type below it."""
     base = next(base for base in kind.__mro__ if base.__module__ == "builtins")
     if base not in (object, list, dict, set) or issubclass(kind, Enum):
@@ -674,6 +679,7 @@ class OrderedFrozenset(frozenset):
     _order: list | None = None
 
     def __new__(cls, items: Iterable = ()) -> "OrderedFrozenset":
+        """Make the set and remember the order of its items."""
         items = [*items]
         made = super().__new__(cls, items)
         made._order = items
