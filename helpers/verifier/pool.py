@@ -1,8 +1,7 @@
 """A pool of graders: each worker is one judge and one nursery, started once as new interpreters and used again.
 
 The calling process may have torch, CUDA and threads loaded. It is never forked, runs no thread for grading, and waits
-for all workers in one loop. This module is longer than 200 lines because it holds the public functions and all rules
-for grading that breaks.
+for all workers in one loop.
 """
 
 import atexit
@@ -23,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from . import wire
+from . import values, wire
 from .verdict import ENDLESS_TESTS, KILLED, GradingError, Job, LayerState, Limits, Outcome, Result, Submission, Verdict
 
 # Not -I: it would ignore PYTHONHASHSEED. The order of sets, and with it verdicts, would then vary between runs.
@@ -66,24 +65,25 @@ class Worker:
 
     def __init__(self, setup: Setup, core: int | None = None) -> None:
         self._setup, self._core = setup, core
+        self._running = False
         self._processes: list[subprocess.Popen] = []
 
     def submit(self, job: Job) -> bool:
         """Give the judge a job. Returns False if the judge is gone."""
         self._deadline = time.monotonic() + job.limits.wall + JUDGE_SECONDS
         try:
-            if not self._processes:
+            if not self._running:
                 self._start()
-            self._channel.send(job)
+            self._channel.send(values.dumps(job))
         except OSError:
             self.stop()
-        return bool(self._processes)
+        return self._running
 
     def collect(self) -> Result | None:
         """Read the judge's result. Returns None if grading broke; both processes are then started again."""
         try:
-            return Result(*self._channel.receive())
-        except (OSError, EOFError, wire.WireError):
+            return Result(*values.loads(self._channel.receive()))
+        except (OSError, EOFError, ValueError):
             judge = self._processes[0]
             self.stop()
             # The judge sets itself an alarm that ends it if one long call in the tests never returns.
@@ -95,6 +95,7 @@ class Worker:
 
     def stop(self) -> None:
         """End both processes. The judge goes first; the nursery then ends its player and exits by itself."""
+        self._running = False
         if self._processes:
             self.sock.close()
             self._processes[0].kill()
@@ -116,6 +117,7 @@ class Worker:
         with judge_end, control, nursery_end:
             self._run(judge_end.fileno(), control.fileno(), "judge.py", *self._setup.modules)
             self._run(nursery_end.fileno(), subprocess.DEVNULL, "nursery.py", "serve", json.dumps(self._setup))
+        self._running = True
 
     def _give_up(self) -> None:
         if self.is_late():
@@ -151,7 +153,7 @@ class Pool:
         self._warned = False
 
     def grade(self, jobs: Sequence[Job], workers: int, setup: Setup) -> list[Result]:
-        """Do all jobs side by side, then grade those again, each alone, whose grading broke."""
+        """Do all jobs side by side. Then do those whose grading broke again, each alone."""
         with self._lock:
             if setup != self._setup:
                 self.close()
@@ -227,7 +229,7 @@ class Pool:
 _pool = Pool()
 atexit.register(_pool.close)
 if hasattr(os, "register_at_fork"):
-    # In a forked child the workers, and perhaps a held lock, are the parent's.
+    # In a forked child the workers are the parent's, and so is the lock, which may be held.
     os.register_at_fork(after_in_child=lambda: Pool.__init__(_pool))
 
 
@@ -344,7 +346,7 @@ def _refuse_other_systems() -> None:
 
 def _is_long(prompt: str, test: str) -> bool:
     # A character takes at most 12 bytes, so most tests need not be encoded to know that they are short enough.
-    return 12 * (len(prompt) + len(test)) > MAX_TESTS and len(wire.encode((prompt, test))) > MAX_TESTS
+    return 12 * (len(prompt) + len(test)) > MAX_TESTS and len(values.encode((prompt, test))) > MAX_TESTS
 
 
 def _grade_together(jobs: Sequence[Job], workers: Sequence[Worker]) -> Iterator[tuple[int, Result | None]]:
