@@ -192,7 +192,7 @@ def test_any_plain_value_crosses_both_ways():
 
 
 def test_what_a_function_does_to_its_arguments_is_seen():
-    """Any list, set or dict made into any other of its kind, and what stands in it where it stays in its place."""
+    """A function may turn any list, set or dict into any other of its kind, also one inside another argument."""
     pairs = [
         (one, other) for one, other in examples(st.tuples(CONTAINERS, CONTAINERS), 300) if type(one) is type(other)
     ]
