@@ -248,7 +248,7 @@ def grade(control: socket.socket, job: Job) -> Result:
     submission, limits, each_assert = job
     seed = hashlib.sha256(submission.program.encode("utf-8", "surrogatepass")).hexdigest()
     random.seed(hashlib.sha256((submission.test + seed).encode("utf-8", "surrogatepass")).hexdigest())
-    counts = tally.AssertCounts(sys.exception)
+    counts = tally.AssertCounts()
     candidate = Candidate(control, limits)
     player = candidate.player
     try:
