@@ -1,4 +1,4 @@
-"""Programs that cheat or reach out score nothing and harm nothing, and would get through where nobody stops them."""
+"""Programs that cheat or reach out score nothing and harm nothing, and would succeed if nothing stopped them."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def outcomes(verdicts: list[Verdict]) -> Counter:
 
 
 def grade_without(layers: str, items: list[Submission]) -> list[str]:
-    """The outcomes where these layers are left out."""
+    """How the attacks end if these layers are left out."""
     own = pool.Pool()
     try:
         setup = pool.Setup(omit=tuple(layers.split(", ")))
@@ -102,7 +102,7 @@ print(passed)
 
 
 def test_the_walk_finds_the_tests_where_they_are_in_its_process():
-    """In the process that holds the tests it passes most problems."""
+    """In the process that holds the tests, the same program passes most problems."""
     walk = attacks.in_body(attacks.WALK)
     lines = "".join(json.dumps([p.prompt + walk, p.test, p.entry_point]) + "\n" for p in HUMANEVAL[:30])
     command = [sys.executable, "-c", WALK_AND_COUNT]
@@ -133,7 +133,7 @@ def test_a_program_may_serve_the_grader_itself_but_not_the_farewell(value: int, 
 @pytest.mark.parametrize("changed", ["{5: [1]}", "[]", "{'x': 1}", "{0.0: [1]}", "{-1: [1]}", "{True: [1]}"])
 def test_arguments_that_were_never_passed_cannot_be_changed(changed: str):
     answer = attacks.ANSWER.format(answers='[("value", 7)]')
-    forged = answer.replace("{}))", f"{changed}))\n        import os; os.read(3, 1)")
+    forged = answer.replace("{})))", f"{changed})))\n        import os; os.read(3, 1)")
     program = f"def f(x):\n{attacks.in_body(forged)}"
     [verdict] = grade_programs([Submission(program, "", "def check(candidate):\n    candidate([1])\n", "f")])
     assert "a message of its own" in verdict.message
@@ -159,7 +159,7 @@ def test_what_one_program_returned_takes_no_memory_from_the_next():
 
 
 def test_values_that_are_slow_to_judge_cost_one_time_out_each(monkeypatch: pytest.MonkeyPatch):
-    """Nothing is graded a second time, also where the judge hangs in one long call, and what stands beside passes."""
+    """Nothing is graded a second time, even if the judge hangs in one long call, and the good programs pass."""
     submitted = []
     submit = pool.Worker.submit
     monkeypatch.setattr(pool.Worker, "submit", lambda worker, job: submitted.append(job) or submit(worker, job))
@@ -211,7 +211,7 @@ def test_killing_its_graders_is_an_error_at_most_and_harms_nobody_else(killer: s
 
 @pytest.fixture(scope="module")
 def copy() -> Iterator[Path]:
-    """The verifier and the attacks, where every user may read them."""
+    """Copy the verifier and the attacks to a folder that every user may read."""
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
     for folder in ("helpers/verifier", "tests/attacks"):
@@ -236,7 +236,7 @@ def found(request: pytest.FixtureRequest, copy: Path) -> dict:
 
 
 def interpreter_for(user: dict, place: Path) -> str:
-    """One that this user may run: not every home folder lets others in."""
+    """Return a Python that this user may run: not every home folder lets others in."""
     for python in (sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"):
         try:
             if subprocess.run([python, "-c", FIT], cwd=place, **user).returncode == 0:
@@ -247,7 +247,7 @@ def interpreter_for(user: dict, place: Path) -> str:
 
 
 def test_attacks_are_stopped_and_harm_nothing(found: dict):
-    """With every layer that this machine offers; and the programs beside them get what is theirs."""
+    """With every layer that this machine offers. The good programs among them pass."""
     ended, neighbours_passed, harmed = found["results"]["all"]
     assert [name for name in ended if ended[name] == "passed"] == []
     assert neighbours_passed and not harmed

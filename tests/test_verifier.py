@@ -69,7 +69,7 @@ def test_every_canonical_solution_passes():
 
 
 def test_an_endless_loop_delays_nobody(monkeypatch: pytest.MonkeyPatch):
-    """Counted, not timed: the good programs are through before the loop is given up."""
+    """Counted, not timed: all good programs are graded before the endless loop is stopped."""
     order = []
     collect = pool.Worker.collect
     monkeypatch.setattr(pool.Worker, "collect", lambda worker: order.append(collect(worker)) or order[-1])
@@ -136,7 +136,7 @@ VALUES = """[
 
 
 def test_plain_values_cross_unchanged_both_ways():
-    """The program sees the very value, and the tests get it back, types included."""
+    """The program sees the same value, and the tests get it back, types included."""
     test = f"""
         values = {VALUES}
         for value in values:
@@ -176,7 +176,7 @@ def test_helpers_of_the_prompt_are_there_for_the_tests_and_cannot_be_replaced():
 
 
 def test_same_batch_same_verdicts():
-    """Chance and set order are the same each time, though chance is not the same for each program."""
+    """Random numbers and set order are the same each time, but random numbers differ between programs."""
     chance = "import random\ndef f():  # {}\n    return random.random() < 0.5 and ''.join({{'a', 'b', 'c', 'd'}})\n"
     test = "def check(candidate):\n    import random\n    assert candidate() and random.random() < 0.9, candidate()\n"
     order = "def check(candidate):\n    assert not candidate(), ''.join({'a', 'b', 'c', 'd'}) + candidate()\n"
@@ -188,7 +188,7 @@ def test_same_batch_same_verdicts():
 
 
 def test_same_verdicts_on_a_busy_machine():
-    """Four processes for each core that never rest, and every program still gets the time that it may use."""
+    """Four busy processes run on each core, and every program still gets the time that it may use."""
     half = "def f():\n    import time\n    while time.process_time() < 0.4:\n        pass\n    return 1\n"
     endless = "def f():\n    while True:\n        pass\n"
     tests = "def check(candidate):\n    assert candidate() == 1\n"
@@ -238,7 +238,7 @@ def test_no_trace_of_one_program_reaches_the_next():
     ],
 )
 def test_a_problem_with_broken_tests_is_named_and_the_rest_of_the_batch_is_graded(prompt: str, test: str, reason: str):
-    """Whatever program is graded: one that crashes and one that never comes to the broken line count the same."""
+    """A program that crashes and one that never reaches the broken line get the same outcome."""
     programs = ["def f(x):\n    return 1", "def f(x):\n    raise SystemExit", "def f(x:"]
     batch = [*right(SOME), *(Submission(program, prompt, test, "f") for program in programs), *right(SOME)]
     verdicts = grade_programs(batch)
@@ -362,7 +362,7 @@ mine = [pid for pid in below(os.getpid()) if os.path.exists(f"/proc/{pid}")]
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process, and not only what is left of one until its parent asks."""
+    """Whether this process runs. A zombie does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -501,7 +501,7 @@ def test_it_loads_nothing_but_the_standard_library_and_quickly():
 
 
 def share(program: str, check: str, helpers: str = "") -> float:
-    """The fraction of the asserts that hold, for a program that defines `f` and the body of a `check`."""
+    """Return the fraction of the asserts that hold, for a program that defines `f` and the body of a `check`."""
     test = f"{helpers}\ndef check(candidate):\n{textwrap.indent(textwrap.dedent(check), '    ')}"
     return grade_programs([Submission(program, "", test, "f")], each_assert=True)[0].share
 
@@ -571,7 +571,7 @@ HALF_SECOND = "import time\ndef f(x):\n    while time.process_time() < 0.5: pass
 
 
 def below(pid: int) -> list[int]:
-    """The processes below this one."""
+    """Return the processes below this one."""
     children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
     return [int(child) for child in children] + [other for child in children for other in below(int(child))]
 
@@ -629,7 +629,7 @@ def test_a_player_that_is_stopped_for_longer_than_its_time_passes():
 
 @NEEDS_PROC
 def test_a_program_that_is_killed_each_time_does_not_pass(monkeypatch: pytest.MonkeyPatch):
-    """As on a machine that is short of memory. It is told from one that ends itself."""
+    """This happens on a machine that is short of memory. A program that ends itself gets another outcome."""
     killing = threading.Event()
 
     def killer() -> None:

@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 FORKS = 400
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -58,7 +59,7 @@ def layer_costs(confinement: isolation.Confinement) -> dict[str, float]:
                 os._exit(0)
         os.waitpid(pid, 0)
         passed = times.unpack_from(shared)
-        rounds.append([after - before for before, after in zip(passed, passed[1:], strict=False)])
+        rounds.append([after - before for before, after in pairwise(passed)])
     medians = [sorted(spent)[FORKS // 2] for spent in zip(*rounds, strict=True)]
     return {layer.name: 1000 * median for layer, median in zip(layers, medians, strict=True)}
 

@@ -7,15 +7,15 @@ What is covered: a program cannot read its tests or forge its verdict. It cannot
 network, start or signal processes, or take more memory and processor time than you allow. `isolation_report()` says
 which of the layers that enforce this are on here.
 
-`wire.WHAT_CROSSES` lists the values that cross, those that do not, and what a test cannot see.
+`values.WHAT_CROSSES` lists the values that cross, those that do not, and what a test cannot see.
 
 What is not covered: faults in the kernel or in Python itself, and time as a channel between programs. If your system
 offers none of the layers, programs run with your rights. For hostile users, add a virtual machine around it.
 
 Why the scripts import each other by `sys.path`: judge and nursery run as scripts in interpreters of their own, which
 start in milliseconds, load nothing of the caller's, and must leave nothing of ours on a program's path. So they import
-isolation, tally, verdict and wire without this package. Type checkers and editors need this folder on their path to
-follow those imports.
+isolation, tally, values, verdict and wire without this package. Type checkers and editors need this folder on their
+path to follow those imports.
 
 Take it with you: everything here is standard library, and the folder works under any name. Copy it into your project,
 say as `grader/`, and `from grader import Submission, grade_programs`.

@@ -6,7 +6,7 @@ not offer a layer, that layer is skipped, and the report says so and says what i
 
 A player must still be able to use memory, time and its open descriptors, and to read Python's own library. It must not
 be able to do anything else. For C functions, see section 2 of the Linux manual; constants come from the kernel's
-include/uapi. This module is longer than 200 lines because all of the confinement is here, to be reviewed in one place.
+include/uapi. All of the confinement is in this module, so that you can review it in one place.
 """
 
 import ctypes

@@ -5,7 +5,7 @@ end of its stdout. For each submission the judge asks the nursery for a player a
 `candidate` is a proxy: it sends the arguments to the player as data, and rebuilds the answer from data. So the tests
 only ever compare values that were made here, and a program passes only if `check` comes to its end here.
 
-This module is longer than 200 lines because the whole exchange with a program is judged in one place.
+This module is longer than 300 lines because the whole exchange with a program is judged in one place.
 """
 
 import functools
@@ -27,10 +27,11 @@ from contextlib import contextmanager, suppress
 
 # The interpreter runs with -P, so this folder is not on its path.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import isolation  # noqa: E402
-import tally  # noqa: E402
-import wire  # noqa: E402
-from verdict import ENDLESS_TESTS, KILLED, Job, Limits, Outcome, Result, Submission  # noqa: E402
+import isolation
+import tally
+import values
+import wire
+from verdict import ENDLESS_TESTS, KILLED, Job, Limits, Outcome, Result, Submission
 
 del sys.path[0]
 
@@ -71,11 +72,11 @@ class Player:
     All methods raise NurseryLost if the nursery is gone.
     """
 
-    def __init__(self, control: socket.socket, limits: Limits, codec: wire.Codec) -> None:
+    def __init__(self, control: socket.socket, limits: Limits) -> None:
         # True while an order to the nursery is under way, which must not be cut short.
         self.ordering = False
         self.confined = True
-        self._control, self._limits, self._codec = control, limits, codec
+        self._control, self._limits = control, limits
         self._cpu_limit = limits.cpu
         self._asked = self._waited = self._slept = self._cpu = 0.0
 
@@ -83,7 +84,7 @@ class Player:
         self._pid, _, self.confined, [descriptor] = self._order(wire.START)
         self._sock = socket.socket(fileno=descriptor)
         wire.limit_waiting(self._sock, LOOK_EVERY)
-        self._channel = wire.Channel(self._sock.fileno(), self._look_at_clocks, self._codec)
+        self._channel = wire.Channel(self._sock.fileno(), self._look_at_clocks)
         self._looked = time.monotonic()
         return self
 
@@ -94,18 +95,21 @@ class Player:
             with suppress(OSError):
                 self._control.sendall(wire.REQUEST.pack(wire.DROP, *self._limits))
 
-    def exchange(self, body: bytes) -> object:
-        """Send one encoded message and return the answer. Raises Ended, WireError, and EOFError or OSError."""
+    def exchange(self, message: bytes) -> bytes:
+        """Send one message and return the answer. Raises Stop, and ValueError for what cannot be an answer."""
         self._asked = time.monotonic()
-        self._cpu_limit += len(body) * SECONDS_PER_BYTE
-        self._channel.send_encoded(body)
-        answer, size = self._channel.receive_sized()
-        self._cpu_limit += size * SECONDS_PER_BYTE
-        if size > 1 << 20:
-            _prolong_own_time(size * SECONDS_PER_BYTE)
+        self._cpu_limit += len(message) * SECONDS_PER_BYTE
+        try:
+            self._channel.send(message)
+            answer = self._channel.receive()
+        except (EOFError, OSError):
+            raise self._why_gone() from None
+        self._cpu_limit += len(answer) * SECONDS_PER_BYTE
+        if len(answer) > 1 << 20:
+            _prolong_own_time(len(answer) * SECONDS_PER_BYTE)
         return answer
 
-    def why_gone(self) -> Stop:
+    def _why_gone(self) -> Stop:
         """Find out how the player ended, after its socket closed."""
         pid, self._pid = self._pid, 0
         if not pid:
@@ -119,7 +123,7 @@ class Player:
         if ended_by == wire.NOT_CONFINED:
             raise NurseryLost
         # The kernel also kills a program that ignores SIGXCPU, hence the look at the time that it used.
-        if ended_by == signal.SIGXCPU or ended_by and used > self._limits.cpu:
+        if ended_by == signal.SIGXCPU or (ended_by and used > self._limits.cpu):
             return Ended(Outcome.TIMEOUT, "used more processor time than it may")
         if ended_by in OUTSIDE_SIGNALS:
             return Stop(KILLED, f"killed from outside by signal {ended_by}")
@@ -167,13 +171,14 @@ class Candidate:
     """
 
     def __init__(self, control: socket.socket, limits: Limits) -> None:
-        self.codec = wire.Codec(wire.MAX_ARGUMENT_DEPTH, wire.MAX_ARGUMENT_BYTES, fetch=self._fetch)
-        self.player = Player(control, limits, self.codec)
+        self.codec = values.Codec(values.MAX_ARGUMENT_DEPTH, values.MAX_ARGUMENT_BYTES, fetch=self._fetch)
+        self.player = Player(control, limits)
         self.stopped: BaseException | None = None
         self.calls = 0
         self.raised: Exception | None = None
 
     def __call__(self, *args: object, **kwargs: object) -> object:
+        """Call the program's function. Returns what it returns, and raises what it raises."""
         self.calls += 1
         return self.ask("call", args, kwargs)
 
@@ -193,50 +198,39 @@ class Candidate:
         if self.stopped:
             raise self.stopped
         token = os.urandom(8).hex()
-        given: list[object] = []
         # Encode first: if an argument is an iterator of the program's own, that asks the program for its items.
         try:
-            body = self.codec.dumps((token, request, *details))
-        except wire.WireError as error:
+            message = self.codec.dumps((token, request, *details))
+        except values.CrossingError as error:
             self.stop(Stop(Outcome.BROKEN_TESTS, f"the tests pass {error}"))
-        if request == "call":
-            given = [*details[0], *details[1].values()]
+        given = [*details[0], *details[1].values()] if request == "call" else []
         self.codec.given = given
         try:
-            answer = self.player.exchange(body)
-        except wire.WireError as error:
+            match self.codec.loads(self.player.exchange(message)):
+                case (str(told), kind, value, dict(changed)) if told == token and _are_places(changed, given):
+                    for place, state in changed.items():
+                        _write_back(given[place], self.codec.loads(state))
+                case _:
+                    self.stop_forged()
+        except ValueError as error:
             self.stop(Stop(Outcome.FAILED, f"the program's answer cannot be read: {error}"))
-        except (EOFError, OSError):
-            try:
-                reason: BaseException = self.player.why_gone()
-            except NurseryLost as lost:
-                reason = lost
+        except (Stop, NurseryLost) as reason:
             self.stop(reason)
-        except Stop as reason:
-            self.stop(reason)
-        match answer:
-            case (str(told), kind, value, dict(changed)) if told == token and _are_places(changed, given):
-                for place, state in changed.items():
-                    self._see_change(given[place], state)
-                match kind, value:
-                    case "value", _:
-                        return value
-                    case "raised", Exception():
-                        self.raised = _raisable(value)
-                        raise self.raised
-                    case "unfit", str(reason):
-                        self.stop(Ended(Outcome.FAILED, f"the function {reason}"))
-                    case "stopped", "MemoryError":
-                        self.stop(Ended(Outcome.OUT_OF_MEMORY, "used more memory than it may"))
-                    case "stopped", str(name):
-                        self.stop(Ended(Outcome.ERROR, f"stopped before the tests ended: {name}"))
+        match kind, value:
+            case "value", _:
+                return value
+            case "raised", Exception():
+                # StopIteration would end `all(map(candidate, ...))` early, as if it had held.
+                ends_loops = isinstance(value, StopIteration | StopAsyncIteration)
+                self.raised = RuntimeError(*value.args) if ends_loops else value
+                raise self.raised
+            case "unfit", str(reason):
+                self.stop(Ended(Outcome.FAILED, f"the function {reason}"))
+            case "stopped", "MemoryError":
+                self.stop(Ended(Outcome.OUT_OF_MEMORY, "used more memory than it may"))
+            case "stopped", str(name):
+                self.stop(Ended(Outcome.ERROR, f"stopped before the tests ended: {name}"))
         self.stop_forged()
-
-    def _see_change(self, mine: object, state: bytes) -> None:
-        try:
-            _write_back(mine, self.codec.loads(state))
-        except wire.WireError as error:
-            self.stop(Stop(Outcome.FAILED, f"the program's answer cannot be read: {error}"))
 
     def _fetch(self, rest: object) -> tuple[list, object]:
         match self.ask("more", rest):
@@ -254,7 +248,7 @@ def grade(control: socket.socket, job: Job) -> Result:
     submission, limits, each_assert = job
     seed = hashlib.sha256(submission.program.encode("utf-8", "surrogatepass")).hexdigest()
     random.seed(hashlib.sha256((submission.test + seed).encode("utf-8", "surrogatepass")).hexdigest())
-    counts = tally.AssertCounts(sys.exception)
+    counts = tally.AssertCounts()
     candidate = Candidate(control, limits)
     player = candidate.player
     try:
@@ -383,7 +377,7 @@ def _write_back(mine: object, now: object) -> object:
         case _ if type(mine) is type(now) and type(now).__name__ in ("bytearray", "array", "ndarray"):
             mine[:] = now
         case _ if type(mine).__module__ == "tests" and type(mine) is type(now):
-            wire.set_attributes(mine, wire.attributes(now))
+            values.set_attributes(mine, values.attributes(now))
         case _:
             return now
     return mine
@@ -391,14 +385,6 @@ def _write_back(mine: object, now: object) -> object:
 
 def _are_places(changed: dict, given: list) -> bool:
     return all(type(n) is int and 0 <= n < len(given) and type(state) is bytes for n, state in changed.items())
-
-
-def _raisable(error: Exception) -> Exception:
-    """Return the exception to raise into the tests.
-
-    StopIteration would end `all(map(candidate, ...))` early, as if it had held.
-    """
-    return RuntimeError(*error.args) if isinstance(error, StopIteration | StopAsyncIteration) else error
 
 
 def _explain(error: BaseException, candidate: Candidate, test: str) -> str:
@@ -428,7 +414,7 @@ def _one_line(text: str) -> str:
 def main() -> None:
     """Grade what the pool sends, until the pool or the nursery is gone."""
     isolation.expect_faults()
-    wire.load_library()
+    values.load_library()
     for module in sys.argv[1:]:
         # What programs may import, tests may need in order to compare.
         with suppress(ImportError):
@@ -445,8 +431,9 @@ def main() -> None:
     # If the nursery is gone, exit: the pool sees that and starts both again.
     with suppress(EOFError, OSError, NurseryLost):
         while True:
-            submission, limits, each_assert = parent.receive()
-            parent.send(grade(control, Job(Submission(*submission), Limits(*limits), each_assert)))
+            submission, limits, each_assert = values.loads(parent.receive())
+            result = grade(control, Job(Submission(*submission), Limits(*limits), each_assert))
+            parent.send(values.dumps(result))
             # What the tests made of one program's values must not count against the next one's memory. Freeze what is
             # left, modules that tests import, so that the collector does not go through it each time.
             gc.collect()

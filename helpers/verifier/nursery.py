@@ -22,7 +22,7 @@ import time
 import types
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from warnings import catch_warnings
 
 # `random` registers a function that seeds it again after each fork. A player is seeded when it loads its program, so
@@ -34,6 +34,7 @@ os.register_at_fork = _register
 # The interpreter runs with -P, so this folder is not on its path.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import isolation  # noqa: E402
+import values  # noqa: E402
 import wire  # noqa: E402
 from verdict import LayerState, Limits  # noqa: E402
 
@@ -65,7 +66,9 @@ def prepare(confinement: isolation.Confinement, modules: Iterable[str]) -> None:
         importlib.import_module(name)
     _load_whole(modules)
     sys.path[:] = [isolation.STDLIB, f"{isolation.STDLIB}/lib-dynload"]
-    _load_shared_libraries()
+    for path in _in_child(_shared_libraries):
+        with suppress(OSError):
+            ctypes.CDLL(path)
     _warm_up()
     detail = "imported as programs ask for it"
     # Skip what this Python was built without.
@@ -157,7 +160,7 @@ def _warm_up() -> None:
         channel = wire.Channel(theirs.fileno())
         program = "import math\nfrom typing import List\ndef f(xs: List[int]) -> int:\n    return sum(x for x in xs)\n"
         for request in [("load", program, "f", "0", []), ("call", ([1, 2],), {}), ("call", ("a",), {}), ("end",)] * 20:
-            channel.send(("0", *request))
+            channel.send(values.dumps(("0", *request)))
             channel.receive()
         os._exit(0)
     theirs.close()
@@ -167,21 +170,32 @@ def _warm_up() -> None:
     del sys.modules["solution"]
 
 
-def _try_player(confinement: isolation.Confinement) -> list[str]:
-    """Apply every layer to a trial player, keep the ones that work, and return what it then cannot import."""
+def _in_child(function: Callable[[], object]) -> Any:
+    """Run a function in a child and return its result. Nothing that it loads or applies stays here.
+
+    What the nursery itself holds makes every fork slower.
+    """
     ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if not pid:
+    if not os.fork():
         isolation.keep_only_socket(theirs.fileno())
-        confinement.confine_nursery()
-        confinement.try_player_layers()
-        missing = [name for name in NEEDED.split() if not _import(name)]
-        wire.Channel(isolation.SOCKET_FD).send((confinement.states, missing))
+        wire.Channel(isolation.SOCKET_FD).send(values.dumps(function()))
         os._exit(0)
     theirs.close()
     with ours:
-        states, missing = wire.Channel(ours.fileno()).receive()
-    os.waitpid(pid, 0)
+        result = values.loads(wire.Channel(ours.fileno()).receive())
+    os.wait()
+    return result
+
+
+def _try_player(confinement: isolation.Confinement) -> list[str]:
+    """Apply every layer to a trial player, keep the ones that work, and return what it then cannot import."""
+
+    def confine_and_import() -> tuple:
+        confinement.confine_nursery()
+        confinement.try_player_layers()
+        return confinement.states, [name for name in NEEDED.split() if not _import(name)]
+
+    states, missing = _in_child(confine_and_import)
     confinement.use_working({name: LayerState(*state) for name, state in states.items()})
     return missing
 
@@ -195,28 +209,17 @@ def _load_whole(modules: Iterable[str]) -> None:
                 getattr(module, part)
 
 
-def _load_shared_libraries() -> None:
-    """Load the shared libraries outside STDLIB that NEEDED modules are linked with, such as libssl.
+def _shared_libraries() -> list[str]:
+    """Return the shared libraries outside STDLIB that NEEDED modules are linked with, such as libssl.
 
-    A player cannot read them from the disk. A child imports the modules, so that the nursery stays small and every fork
-    fast.
+    A player cannot read them from the disk.
     """
-    ours, theirs = socket.socketpair()
-    if not os.fork():
-        ours.close()
-        for name in NEEDED.split():
-            _import(name)
-        found = []
-        with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
-            found = [line.split(maxsplit=5)[-1].strip() for line in file if ".so" in line]
-        wire.Channel(theirs.fileno()).send([path for path in dict.fromkeys(found) if isolation.STDLIB not in path])
-        os._exit(0)
-    theirs.close()
-    with ours:
-        for path in wire.Channel(ours.fileno()).receive():
-            with suppress(OSError):
-                ctypes.CDLL(path)
-    os.wait()
+    for name in NEEDED.split():
+        _import(name)
+    found = []
+    with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        found = [line.split(maxsplit=5)[-1].strip() for line in file if ".so" in line]
+    return [path for path in dict.fromkeys(found) if isolation.STDLIB not in path]
 
 
 def _import(name: str) -> bool:
@@ -231,10 +234,10 @@ def answer_requests(fd: int) -> None:
 
     An answer also carries the arguments that the function changed.
     """
-    codec = wire.Codec(imports=True)
-    channel, function, namespace = wire.Channel(fd, codec=codec), None, {}
+    codec = values.Codec(imports=True)
+    channel, function, namespace = wire.Channel(fd), None, {}
     while True:
-        token, request, *details = channel.receive()
+        token, request, *details = codec.loads(channel.receive())
         kind, answer, held, codec.given = "value", None, {}, []
         if request == "load":
             *program, names = details
@@ -252,27 +255,24 @@ def answer_requests(fd: int) -> None:
         try:
             now = {n: (before, _snapshot(codec, value)) for n, (value, before) in held.items() if before}
             changed = {n: after for n, (before, after) in now.items() if after and after != before}
-            channel.send((token, kind, answer, changed))
-        except OSError:
-            raise
-        except MemoryError:
-            channel.send((token, "stopped", "MemoryError", {}))
+            message = codec.dumps((token, kind, answer, changed))
         # An object of the program's own classes can raise anything while it is encoded.
         except BaseException as error:
-            if not isinstance(error, Exception):
-                channel.send((token, "stopped", _builtin_name(error), {}))
-                continue
-            reason = str(error) if isinstance(error, wire.WireError) else "a value that fails"
-            channel.send((token, "unfit", f"returned {reason}", {}))
+            kind, answer = _caught(error)
+            if kind == "raised":
+                reason = str(error) if isinstance(error, values.CrossingError) else "a value that fails"
+                kind, answer = "unfit", f"returned {reason}"
+            message = codec.dumps((token, kind, answer, {}))
+        channel.send(message)
 
 
-def _snapshot(codec: wire.Codec, value: object) -> bytes | None:
+def _snapshot(codec: values.Codec, value: object) -> bytes | None:
     """Encode an argument that a function can change. None for others, and for what can be read only once."""
     if value is None or isinstance(value, (int, float, complex, str, bytes)):
         return None
     try:
         return codec.dumps(value, once=True)
-    except wire.WireError:
+    except values.CrossingError:
         return None
 
 
@@ -281,13 +281,13 @@ def _guard(function: Callable, /, *args: object, **kwargs: object) -> tuple[str,
     try:
         return "value", function(*args, **kwargs)
     except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, MemoryError):
-            return "raised", error
-        return "stopped", _builtin_name(error)
+        return _caught(error)
 
 
-def _builtin_name(error: BaseException) -> str:
-    return next(kind.__name__ for kind in type(error).__mro__ if vars(builtins).get(kind.__name__) is kind)
+def _caught(error: BaseException) -> tuple[str, object]:
+    if isinstance(error, Exception) and not isinstance(error, MemoryError):
+        return "raised", error
+    return "stopped", next(kind.__name__ for kind in type(error).__mro__ if vars(builtins).get(kind.__name__) is kind)
 
 
 def _load(program: str, entry_point: str, seed: str) -> tuple[object, dict]:
@@ -317,11 +317,7 @@ def main() -> None:
         return
     isolation.keep_only_socket(0)
     prepare(confinement, modules)
-    # In a child, because what the nursery itself holds makes every fork slower.
-    if not (pid := os.fork()):
-        isolation.read_library()
-        os._exit(0)
-    os.waitpid(pid, 0)
+    _in_child(isolation.read_library)
     confinement.confine_nursery()
     # The collector of a player must not touch what it shares with the nursery: each page it touches is copied.
     gc.collect()

@@ -1,8 +1,7 @@
 """A pool of graders: each worker is one judge and one nursery, started once as new interpreters and used again.
 
 The calling process may have torch, CUDA and threads loaded. It is never forked, runs no thread for grading, and waits
-for all workers in one loop. This module is longer than 200 lines because it holds the public functions and all rules
-for grading that breaks.
+for all workers in one loop.
 """
 
 import atexit
@@ -23,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from . import wire
+from . import values, wire
 from .verdict import ENDLESS_TESTS, KILLED, GradingError, Job, LayerState, Limits, Outcome, Result, Submission, Verdict
 
 # Not -I: it would ignore PYTHONHASHSEED. The order of sets, and with it verdicts, would then vary between runs.
@@ -62,27 +61,29 @@ class Setup(NamedTuple):
 class Worker:
     """One judge and one nursery, started with the first job."""
 
+    sock: socket.socket
+
     def __init__(self, setup: Setup, core: int | None = None) -> None:
-        self.sock: socket.socket | None = None
         self._setup, self._core = setup, core
+        self._running = False
         self._processes: list[subprocess.Popen] = []
 
     def submit(self, job: Job) -> bool:
         """Give the judge a job. Returns False if the judge is gone."""
         self._deadline = time.monotonic() + job.limits.wall + JUDGE_SECONDS
         try:
-            if self.sock is None:
+            if not self._running:
                 self._start()
-            self._channel.send(job)
+            self._channel.send(values.dumps(job))
         except OSError:
             self.stop()
-        return self.sock is not None
+        return self._running
 
     def collect(self) -> Result | None:
         """Read the judge's result. Returns None if grading broke; both processes are then started again."""
         try:
-            return Result(*self._channel.receive())
-        except (OSError, EOFError, wire.WireError):
+            return Result(*values.loads(self._channel.receive()))
+        except (OSError, EOFError, ValueError):
             judge = self._processes[0]
             self.stop()
             # The judge sets itself an alarm that ends it if one long call in the tests never returns.
@@ -94,11 +95,10 @@ class Worker:
 
     def stop(self) -> None:
         """End both processes. The judge goes first; the nursery then ends its player and exits by itself."""
-        if self.sock is not None:
+        self._running = False
+        if self._processes:
             self.sock.close()
-            self.sock = None
-        for process in self._processes[:1]:
-            process.kill()
+            self._processes[0].kill()
         for process in self._processes:
             try:
                 process.wait(EXIT_SECONDS)
@@ -115,14 +115,15 @@ class Worker:
         wire.limit_waiting(self.sock, 1.0)
         self._channel = wire.Channel(self.sock.fileno(), self._give_up)
         with judge_end, control, nursery_end:
-            self._run(judge_end, control, "judge.py", *self._setup.modules)
-            self._run(nursery_end, subprocess.DEVNULL, "nursery.py", "serve", json.dumps(self._setup))
+            self._run(judge_end.fileno(), control.fileno(), "judge.py", *self._setup.modules)
+            self._run(nursery_end.fileno(), subprocess.DEVNULL, "nursery.py", "serve", json.dumps(self._setup))
+        self._running = True
 
     def _give_up(self) -> None:
         if self.is_late():
             raise TimeoutError
 
-    def _run(self, stdin: socket.socket, stdout: socket.socket | int, *arguments: str) -> None:
+    def _run(self, stdin: int, stdout: int, *arguments: str) -> None:
         process = subprocess.Popen(
             command(*arguments),
             env=environment(),
@@ -152,7 +153,7 @@ class Pool:
         self._warned = False
 
     def grade(self, jobs: Sequence[Job], workers: int, setup: Setup) -> list[Result]:
-        """Do all jobs side by side, then grade those again, each alone, whose grading broke."""
+        """Do all jobs side by side. Then do those whose grading broke again, each alone."""
         with self._lock:
             if setup != self._setup:
                 self.close()
@@ -164,17 +165,20 @@ class Pool:
                 pinned = workers >= len(mine) and hasattr(os, "sched_setaffinity")
                 self._workers.append(Worker(setup, mine[place % len(mine)] if pinned else None))
             try:
-                results = dict(_grade_together(jobs, self._workers[:workers]))
+                found = dict(_grade_together(jobs, self._workers[:workers]))
+                results = []
                 for index, job in enumerate(jobs):
-                    if (result := results[index]) is None or result.outcome == KILLED:
-                        results[index] = self._grade_alone(job, result)
+                    result = found[index]
+                    if result is None or result.outcome == KILLED:
+                        result = self._grade_alone(job)
+                    results.append(result)
             except BaseException:
                 # After Ctrl-C, for example, workers may be in the middle of a program.
                 self.close()
                 raise
-            if all(result.outcome != Outcome.INFRASTRUCTURE_FAILED for result in results.values()):
+            if all(result.outcome != Outcome.INFRASTRUCTURE_FAILED for result in results):
                 self._failures = 0
-            if not self._warned and not all(result.confined for result in results.values()):
+            if not self._warned and not all(result.confined for result in results):
                 self._warned = True
                 warnings.warn(
                     "No layer of isolation works here, so the programs under test run with your rights. "
@@ -182,7 +186,7 @@ class Pool:
                     RuntimeWarning,
                     stacklevel=4,
                 )
-            return [results[index] for index in range(len(jobs))]
+            return results
 
     def close(self) -> None:
         """End all workers and leave no process."""
@@ -191,7 +195,7 @@ class Pool:
                 self._workers[-1].stop()
                 self._workers.pop()
 
-    def _grade_alone(self, job: Job, result: Result | None) -> Result:
+    def _grade_alone(self, job: Job) -> Result:
         """Grade again, alone and with fresh processes, and tell a program that breaks them from a broken machine."""
         for seconds in RETRY_AFTER:
             time.sleep(seconds)
@@ -225,8 +229,8 @@ class Pool:
 _pool = Pool()
 atexit.register(_pool.close)
 if hasattr(os, "register_at_fork"):
-    # In a forked child the workers, and perhaps a held lock, are the parent's.
-    os.register_at_fork(after_in_child=_pool.__init__)
+    # In a forked child the workers are the parent's, and so is the lock, which may be held.
+    os.register_at_fork(after_in_child=lambda: Pool.__init__(_pool))
 
 
 def grade_programs(
@@ -342,12 +346,13 @@ def _refuse_other_systems() -> None:
 
 def _is_long(prompt: str, test: str) -> bool:
     # A character takes at most 12 bytes, so most tests need not be encoded to know that they are short enough.
-    return 12 * (len(prompt) + len(test)) > MAX_TESTS and len(wire.encode((prompt, test))) > MAX_TESTS
+    return 12 * (len(prompt) + len(test)) > MAX_TESTS and len(values.encode((prompt, test))) > MAX_TESTS
 
 
 def _grade_together(jobs: Sequence[Job], workers: Sequence[Worker]) -> Iterator[tuple[int, Result | None]]:
     """Do the jobs side by side. Yields (index, result) as they end; the result is None if its grading broke."""
-    waiting, idle, busy = deque(enumerate(jobs)), list(workers), {}
+    waiting, idle = deque(enumerate(jobs)), list(workers)
+    busy: dict[Worker, int] = {}
     while waiting or busy:
         while waiting and idle:
             worker, (place, job) = idle.pop(), waiting.popleft()

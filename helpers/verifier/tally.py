@@ -22,7 +22,8 @@
 """
 
 import ast
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 
 # Names that the rewritten tests expect to find: an AssertCounts, and the exceptions after which they continue.
 COUNTS, CAUGHT = "__counts__", "__caught__"
@@ -33,10 +34,9 @@ Place = tuple[int, int]
 
 
 class AssertCounts:
-    """How often each assert ran and held. `current_error` returns the exception that is being handled."""
+    """How often each assert ran and held."""
 
-    def __init__(self, current_error: Callable[[], BaseException | None]) -> None:
-        self._current_error = current_error
+    def __init__(self) -> None:
         self._runs: dict[Place, list[bool]] = {}
         self._counted: BaseException | None = None
         self._lost = False
@@ -45,12 +45,11 @@ class AssertCounts:
         """Count one execution of the assert at this place."""
         self._runs.setdefault(place, []).append(held)
         if not held:
-            self._counted = self._current_error()
+            self._counted = sys.exception()
 
     def fail(self, place: Place) -> None:
         """Count a statement that raised, unless an assert inside it raised and was counted."""
-        error = self._current_error()
-        if error is None or error is not self._counted:
+        if sys.exception() is None or sys.exception() is not self._counted:
             self.add(place, False)
 
     def lose(self, names: dict[str, object], *variables: str) -> None:
@@ -95,7 +94,7 @@ class _EachAssert(ast.NodeTransformer):
         self.in_check, self.expecting, self.locals = outside
         if isinstance(node, ast.Assert):
             return _counted_assert(node, swallow=in_check and not expecting)
-        if expecting and not (isinstance(node, EXPECTING) and not self.expecting) or not in_check:
+        if not in_check or (expecting and (self.expecting or not isinstance(node, EXPECTING))):
             return node
         if isinstance(node, ASSIGNMENTS):
             return _attempt(node, _unbind(_assigned(node), local))
@@ -140,9 +139,9 @@ def _assigned(statement: ast.stmt) -> Iterator[str]:
 
 def _receivers(statement: ast.stmt) -> Iterator[str]:
     """The name of the object that `seen.append(...)` would have changed."""
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        if isinstance(statement.value.func, ast.Attribute):
-            yield from _base(statement.value.func)
+    match statement:
+        case ast.Expr(ast.Call(ast.Attribute() as method)):
+            yield from _base(method)
 
 
 def _base(node: ast.expr) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""Programs that try to be paid without solving the problem, named by what they try; `system` has those that reach out.
+"""Programs that try to be paid without solving the problem, named by what they try.
 
-ON_EVERY_PROBLEM and ON_SOME_PROBLEMS hold completions for any problem in HumanEval's schema: they go on behind the
-prompt, in the function's body. IN_ONE_PROCESS holds whole programs, each with a test.
+Those that reach for the machine are in `system`. ON_EVERY_PROBLEM and ON_SOME_PROBLEMS hold completions for any problem
+in HumanEval's schema: they continue the prompt, in the function's body. IN_ONE_PROCESS holds whole programs, each with
+a test.
 """
 
 import textwrap
@@ -28,7 +29,8 @@ return Yes()
 """
 
 # Looks for the text of the tests, and for the function `check`, in every frame below its own and in every object that
-# the garbage collector knows; finds the assertion about the very arguments it was called with; returns what it expects.
+# the garbage collector knows. Then it finds the assertion about the arguments that it was called with, and returns the
+# value that the assertion expects.
 WALK = """
 import ast, gc, sys
 found = []
@@ -84,25 +86,25 @@ while frame:
     names = frame.f_locals
     if "channel" in names and "token" in names:
         for kind, answer in {answers}:
-            names["channel"].send((names["token"], kind, answer, {{}}))
+            names["channel"].send(names["codec"].dumps((names["token"], kind, answer, {{}})))
         break
     frame = frame.f_back
 """
 
-# Takes over from the player once an answer is due, and says of the tests' end whatever it likes.
+# Takes the player's place when an answer is due, and claims whatever it likes about the end of the tests.
 FAREWELL = """
 import sys
 frame = sys._getframe()
 while "channel" not in frame.f_locals:
     frame = frame.f_back
-channel, token = frame.f_locals["channel"], frame.f_locals["token"]
-channel.send((token, "value", {value}, {{}}))
-token = channel.receive()[0]
-channel.send((token, {farewell}, {{}}))
+channel, codec, token = [frame.f_locals[name] for name in ("channel", "codec", "token")]
+channel.send(codec.dumps((token, "value", {value}, {{}})))
+token = codec.loads(channel.receive())[0]
+channel.send(codec.dumps((token, {farewell}, {{}})))
 channel.receive()
 """
 
-# The nursery is the program's parent; the judges are children of the same process as the nursery is.
+# The nursery is the program's parent. The judges have the same parent as the nursery.
 KILL_NURSERY = "import os\nos.kill(os.getppid(), 9)\nimport time\ntime.sleep(0.2)\n"
 KILL_JUDGES = """
 import os
@@ -122,12 +124,12 @@ for pid in judges:
 
 
 def in_body(source: str) -> str:
-    """Indent code so that it goes on behind a prompt."""
+    """Indent code so that it continues a prompt."""
     return textwrap.indent(source.strip("\n") + "\n", "    ")
 
 
 def behind_body(source: str) -> str:
-    """Code at module level, behind an empty body."""
+    """Put code at module level, after an empty body."""
     return f"    return None\n\n\n{source}"
 
 
@@ -168,8 +170,9 @@ ON_SOME_PROBLEMS = {
     "answer with a verdict": (in_body(ANSWER.format(answers='[("passed", "all tests passed")]')), {"failed"}),
     "serve the grader from its own loop": (
         behind_body(
-            ANSWER.format(answers='[("value", None)]') + "channel = names['channel']\nwhile True:\n"
-            "    token = channel.receive()[0]\n    channel.send((token, 'value', True, {}))\n"
+            ANSWER.format(answers='[("value", None)]') + "channel, codec = names['channel'], names['codec']\n"
+            "while True:\n    token = codec.loads(channel.receive())[0]\n"
+            "    channel.send(codec.dumps((token, 'value', True, {})))\n"
         ),
         {"failed"},
     ),
@@ -210,7 +213,7 @@ ON_SOME_PROBLEMS = {
 }
 
 
-# Programs and a test each, that a grader would pass which runs both in one process and trusts its exit code.
+# Programs, each with a test. A grader that runs both in one process and trusts its exit code would pass them.
 EXPECTS_ONE = "def check(candidate):\n    assert candidate(3) == 1\n"
 EXPECTS_SIX = "def check(candidate):\n    assert candidate(3) == 6\n"
 IN_ONE_PROCESS = {
@@ -248,7 +251,7 @@ IN_ONE_PROCESS = {
     ),
 }
 
-# A value that is cheap to send, and a line of tests that it would keep busy for hours, or use up the memory of.
+# A value that is cheap to send, and a line of a test that it would keep busy for hours or fill with memory.
 SLOW_TO_JUDGE = {
     "numbers of the same hash": ("[i * (2**61 - 1) for i in range(99_000)]", "assert len(set(candidate())) == 1"),
     "texts to look for in each other": (

@@ -1,7 +1,7 @@
-"""Programs that try to reach the machine: each is the body of a function that returns True where it got through.
+"""Programs that try to reach the machine. Each is the body of a function that returns True if it succeeded.
 
-Run as a script, it has them graded for one user, with all layers of isolation, with none, and with one at a time, in
-the midst of good programs and of things to harm, and prints what became of all of them as JSON.
+Run as a script, this module grades them among good programs and things to harm: with all layers of isolation, with
+none, and with one at a time. It prints as JSON how each ended.
 
     python -m tests.attacks.system
 """
@@ -31,20 +31,17 @@ from helpers.verifier.verdict import Job
 ROOT = os.geteuid() == 0
 TEST = "def check(candidate):\n    assert candidate() is True\n"
 GOOD = "def f():\n    return True\n"
-# What each of these layers needs beside it, to be there on its own
+# If one of these layers is tried alone, it needs this other one too.
 REQUIRED = {"Landlock": {"no new privileges"}, "seccomp": {"no new privileges"}}
 REQUIRED |= {"process limit": {"unprivileged user"}} if ROOT else {"no capabilities": {"user namespace"}}
 REQUIRED |= {} if ROOT else {f"{kind} namespace": {"user namespace"} for kind in ("network", "IPC", "UTS", "mount")}
-REACHING_OUT = [
-    "mount namespace",
-    "Landlock",
-    "unprivileged user",
-    "seccomp",
-]  # those that keep it from other processes
-# Which version of Landlock stops these; the others are from the first on
+# These keep a program away from other processes.
+REACHING_OUT = ["mount namespace", "Landlock", "unprivileged user", "seccomp"]
+# Landlock stops these from this version on, and the others since its first.
 LANDLOCK_SINCE = {"empty a file": 3, "connect by TCP": 4, "listen by TCP": 4}
 LANDLOCK_SINCE |= {"connect to a local service": 6, "kill a process of its user": 6, "stop its nursery": 6}
-ALWAYS = {"separate processes", "clean environment", "fresh process", "standard library"}  # not to be left out
+# These cannot be left out.
+ALWAYS = {"separate processes", "clean environment", "fresh process", "standard library"}
 SERVICES = [
     (socket.AF_INET, socket.SOCK_STREAM),
     (socket.AF_INET, socket.SOCK_DGRAM),
@@ -53,13 +50,13 @@ SERVICES = [
 
 
 class Attack(NamedTuple):
-    """The body of the function, and the layers of which each alone stops it."""
+    """The body of the function, and the layers that each stop it alone."""
 
     body: str
     stopped_by: str
 
 
-# The number of this system call on this machine
+# The number of this system call on this machine.
 FUTEX = {"x86_64": 202}.get(platform.machine(), 98)
 FILES = "mount namespace, Landlock"
 WRITES = f"{FILES}, seccomp"
@@ -71,7 +68,7 @@ ATTACKS = {
     "read a file": Attack("return open('$FILE').read() == 'text'", FILES),
     "read its user's secrets": Attack("return bool(open('$HERE/secret').read())", f"{FILES}, unprivileged user"),
     "list a folder": Attack("import os\nreturn 'secret' in os.listdir('$HERE')", FILES),
-    "read what is installed beside Python's library": Attack(
+    "read what is installed next to Python's library": Attack(
         "import os\nplace = os.path.dirname(os.__file__)\n"
         "places = [os.walk(f'{place}/{name}-packages') for name in ('site', 'dist')]\n"
         "return any(open(f'{d}/{f}', 'rb').read(1) for walk in places for d, _, files in walk for f in files)",
@@ -167,7 +164,7 @@ ROOTS_OWN = {
     "read what only root may": Attack("return bool(open('$HERE/foreign').read())", f"{FILES}, no capabilities"),
     "change the root folder": Attack("import os\nos.chroot('/')\nreturn True", f"{PROCESSES}, no capabilities"),
 }
-# Without its user namespace, an ordinary user has no rights to give up
+# Without its user namespace, an ordinary user has no rights to give up.
 USERS_OWN = {
     "have rights over its namespaces": Attack(
         LIBC + "held = (ctypes.c_uint32 * 6)()\n"
@@ -179,7 +176,7 @@ ATTACKS |= ROOTS_OWN if ROOT else USERS_OWN
 
 
 def can_give_files_away() -> bool:
-    """What root may do, but not in every container."""
+    """Whether root may do this here. Not every container lets it."""
     with tempfile.NamedTemporaryFile() as file, suppress(OSError):
         os.chown(file.name, 12345, 12345)
         return True
@@ -191,7 +188,7 @@ if ROOT and not can_give_files_away():
 
 
 class Scene:
-    """What the attacks are let loose on: a folder, a process, three services and a piece of shared memory."""
+    """The targets of the attacks: a folder, a process, three services and a piece of shared memory."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.here = Path(tempfile.mkdtemp())
@@ -217,7 +214,7 @@ class Scene:
         stack.callback(ctypes.CDLL(None).shmctl, self.shared, 0, None)
 
     def fill_in(self, body: str) -> str:
-        """The body of an attack, with the names and numbers of what is here."""
+        """Return the body of an attack with the names and numbers of these targets."""
         tcp, udp = (service.getsockname()[1] for service in self.services[:2])
         pid, prey, heir = (process.pid for process in self.processes)
         file = self.here / f"file{len([*self.here.iterdir()])}"
@@ -228,7 +225,7 @@ class Scene:
         return Template(body).substitute(known)
 
     def state(self) -> object:
-        """Everything that an attack may change."""
+        """Return everything that an attack might change."""
         files = {path.name: (path.lstat().st_mode, path.lstat().st_mtime_ns) for path in self.here.iterdir()}
         texts = {path.name: path.read_text() for path in self.here.iterdir() if path.is_file()}
         calls = [bool(select.select([service], [], [], 0)[0]) for service in self.services]
@@ -239,7 +236,10 @@ class Scene:
 
 
 def grade(names: Collection[str], omit: Collection[str]) -> tuple[dict[str, str], bool, bool]:
-    """Have these attacks graded without some layers: how each ended, whether the good programs passed, and any harm."""
+    """Grade these attacks without some layers.
+
+    Returns how each ended, whether the good programs passed, and whether anything was harmed.
+    """
     with ExitStack() as stack:
         scene, pool = Scene(stack), Pool()
         stack.callback(pool.close)
@@ -255,7 +255,7 @@ def grade(names: Collection[str], omit: Collection[str]) -> tuple[dict[str, str]
 
 
 def in_the_open(name: str) -> bool:
-    """Whether this user may do here what the attack does, without any grader."""
+    """Return whether this user may do here what the attack does, without any grader."""
     with ExitStack() as stack:
         body = Scene(stack).fill_in(ATTACKS[name].body)
         program = f"def f():\n{textwrap.indent(body, '    ')}\nraise SystemExit(f() is not True)"
@@ -263,16 +263,16 @@ def in_the_open(name: str) -> bool:
 
 
 def stopped_here_by(name: str, layers: Collection[str]) -> set[str]:
-    """Those of the layers that each stop the attack alone, with the Landlock that this kernel has."""
+    """Return the layers of which each stops the attack alone, with the Landlock that this kernel has."""
     stopping = {*ATTACKS[name].stopped_by.split(", ")} & {*layers}
     version = ctypes.CDLL(None).syscall(444, None, 0, 1)
     return stopping - {"Landlock"} if version < LANDLOCK_SINCE.get(name, 1) else stopping
 
 
 def main() -> None:
-    """Print, for each setup of layers, how the attacks ended, whether the good programs passed, and any harm.
+    """Print for each setup of layers what `grade` returns.
 
-    With all layers, only what some layer here stops is let loose.
+    With all layers, only those attacks run that some layer here stops.
     """
     report = isolation_report()
     every = [name for name in report if name not in ALWAYS]
