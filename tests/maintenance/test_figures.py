@@ -335,7 +335,13 @@ def test_the_live_curve_runs_to_the_last_step_and_says_how_far_it_is():
     assert {axis.get_xlim() for axis in fig.axes} == {(0, 68)}
     assert fig.get_suptitle() == "step 15 of 68, about 41 s left"
     assert fig.axes[-1].get_title() == "True reward" and fig.axes[-1].get_ylim() == (0, 1.04)
-    for seconds, left in ((None, ""), (0, ""), (119, ", about 119 s left"), (9000, ", about 150 min left")):
+    for seconds, left in (
+        (None, ""),
+        (0, ""),
+        (89, ", about 89 s left"),
+        (119, ", about 2 min left"),
+        (9000, ", about 2.5 h left"),
+    ):
         again = figures.learning_curves(history(15), max_steps=68, seconds_left=seconds)
         assert again.get_suptitle() == f"step 15 of 68{left}"
 
