@@ -104,7 +104,7 @@ def _test_of(name: str) -> Any:
 
 
 def _show(title: str, text: str) -> None:
-    """Show a title and a text as Markdown with a plain text beside it. Outside a notebook, print the plain text."""
+    """Show a title and a text as Markdown with plain text as its fallback. Outside a notebook, print the plain text."""
     from IPython import display, get_ipython
 
     plain = textwrap.fill(f"{title} {text}", 79, break_long_words=False, break_on_hyphens=False)

@@ -104,7 +104,7 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
 def discard_run(folder: Path) -> None:
     """Remove the files that a run writes, except the model.
 
-    Files of an earlier run must never lie beside the model of a new one, and nobody should resume from them.
+    Files of an earlier run must never lie next to the model of a new one, and nobody should resume from them.
     """
     own = [RESULT, UNFINISHED, HELD_OUT, SAMPLES.format("before"), SAMPLES.format("after")]
     discard(*(folder / name for name in own), *checkpoint_folders(folder))

@@ -20,7 +20,7 @@ KNOWN = [
 def test_known_values(rewards, right, wrong):
     found = group_advantages(rewards, len(rewards))
     assert found.dtype == torch.float32 and found.shape == (len(rewards),)
-    # 1e-4 beside a deviation of 0.35 or more lowers them by less than a thousandth.
+    # 1e-4 added to a deviation of 0.35 or more lowers them by less than a thousandth.
     assert found.tolist() == pytest.approx([right if reward else wrong for reward in rewards], rel=1e-3)
     assert abs(found[0]) < abs(right if rewards[0] else wrong)
 

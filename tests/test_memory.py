@@ -130,7 +130,7 @@ def test_checkpointing_keeps_one_residual_stream_per_layer():
     deep, shallow = (kept_for_backward(small(layers), rows, length, True, True) for layers in (6, 2))
     computed = [activations(small(layers), rows * length, length, True, checkpointing=True) for layers in (6, 2)]
     assert deep - shallow == pytest.approx(computed[0] - computed[1], rel=0.01)
-    assert computed[1] > shallow  # one layer more, computed anew in backward
+    assert computed[1] > shallow  # one layer more, computed again in backward
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -171,7 +171,7 @@ def test_notebook_04_runs_with_another_profile(tmp_path, monkeypatch):
     assert kinds == [{"HumanEval", "mixed"}] * 2
     for name, value in {"GRPO_MODEL": start, "GRPO_MAX_STEPS": 2, "HUMANEVAL_PATH": problems}.items():
         monkeypatch.setenv(name, str(value))
-    # A copy, in which only the line that names the profile is another. The first cell finds the course beside it.
+    # A copy, in which only the line that names the profile is another. The first cell finds the course next to it.
     source = (ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
     assert source.count(r"profile = \"tiny\"") == 1
     copy = tmp_path / "notebooks" / NOTEBOOK

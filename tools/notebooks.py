@@ -70,7 +70,7 @@ def _run_nbmake(copy: Path, root: Path) -> str:
     # There is no limit of time: with a large model one cell trains for hours.
     options = ["--nbmake", "--overwrite", "--nbmake-timeout=-1", "--timeout=0", f"--nbmake-kernel={KERNEL['name']}"]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, copy]
-    # The bootstrap cell looks for the course in the folders above the notebook, and in grpo-course beside it.
+    # The bootstrap cell looks for the course in the folders above the notebook, and in grpo-course next to it.
     link = copy.parent / "grpo-course"
     is_outside = root.resolve() not in copy.resolve().parents
     if is_outside and not link.exists():

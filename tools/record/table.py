@@ -29,7 +29,7 @@ class Experiment(Protocol):
 def record(experiment: Experiment, seeds: Sequence[int], folder: Path) -> None:
     """Measure each seed that one of the experiment's files lacks, and add its rows as soon as they are known.
 
-    How a seed was measured (settings, versions, machine) is added to a JSON file beside the first CSV file. Raises
+    How a seed was measured (settings, versions, machine) is added to a JSON file next to the first CSV file. Raises
     CourseError if a file has other columns than the new rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
