@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.answers import extract_code
 from helpers.policy import sample_completions
-from helpers.problems import Problem, columns, prompt_of
+from helpers.problems import Problem, choose_prompt_mode, columns, prompt_text
 from helpers.rewards import GradingError, passes_tests
 
 PROGRESS_SECONDS = 10.0  # between two lines of `print_progress`
@@ -131,26 +131,29 @@ def evaluate(
     *,
     num_samples: int = 8,
     temperature: float = 1.0,
-    conversational: bool = False,
+    prompt: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     **sampling: Any,
 ) -> Evaluation:
     """Sample one greedy completion and `num_samples` others for each problem, and grade them all by the tests.
 
-    `conversational` asks in a user's message, through the chat template. `sampling` goes to `sample_completion_ids`:
-    `settings.sampling`, or at least `max_completion_length`. After each batch, `progress` is called with the number of
+    With `num_samples` 0, only the greedy completions are measured. `prompt` is a mode of `choose_prompt_mode`; None
+    asks in the model's own mode. `sampling` goes to `sample_completion_ids`: `settings.sampling`, or at least
+    `max_completion_length`. After each batch, `progress` is called with the number of
     completions sampled so far and the number in all; `print_progress()` gives one that prints. Raises ValueError for
     no problems, and GradingError or BrokenTestsError if a program could not be graded.
     """
     if not problems:
         raise ValueError("There are no problems to evaluate on.")
-    prompts = [prompt_of(problem, conversational) for problem in problems]
+    prompts = _prompts(problems, tokenizer, prompt)
     if progress:
-        sampling["progress"] = _counted(progress, len(problems) * (1 + num_samples))
+        sampling["progress"] = counted_progress(progress, len(problems) * (1 + num_samples))
     greedy = sample_completions(model, tokenizer, prompts, temperature=0, **sampling)
-    sampled = sample_completions(
-        model, tokenizer, prompts, num_samples=num_samples, temperature=temperature, **sampling
-    )
+    sampled: list[list[str]] = [[] for _ in problems]
+    if num_samples:
+        sampled = sample_completions(
+            model, tokenizer, prompts, num_samples=num_samples, temperature=temperature, **sampling
+        )
     verdicts = grade(problems, [[*first, *others] for first, others in zip(greedy, sampled, strict=True)])
     return Evaluation(
         task_ids=tuple(problem.task_id for problem in problems),
@@ -177,6 +180,23 @@ def print_progress() -> Callable[[int, int], None]:
             print(f"Evaluating: {done} of {total} completions, about {left:.0f} s left", flush=True)
 
     return progress
+
+
+def counted_progress(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]:
+    """Turn a callback on "so many more" into one on "so many of the total".
+
+    >>> count = counted_progress(print, total=3)
+    >>> count(2)
+    2 3
+    """
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total)
+
+    return count
 
 
 def grade(problems: Sequence[Problem], completions: Sequence[Sequence[str]]) -> list[list[bool]]:
@@ -224,6 +244,8 @@ def smallest_gain(before: Evaluation) -> dict[str, float]:
     have although none passed (the rule of three, JAMA 249:1743).
     """
     n, problems = before.num_samples, len(before.task_ids)
+    if n == 0:
+        raise ValueError("The noise of sampling is unknown: evaluate with at least one sample.")
     p = np.array(before.correct) / n
     if n > 1:
         # p(1 - p) of n samples is too small by (n - 1)/n on average.
@@ -243,14 +265,14 @@ def temperature_sweep(
     *,
     temperatures: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25),
     num_samples: int = 4,
-    conversational: bool = False,
+    prompt: str | None = None,
     **sampling: Any,
 ) -> pd.DataFrame:
     """Measure pass@1 at each temperature. Returns the columns temperature, pass@1, low and high (95% interval).
 
-    Temperature 0 is greedy decoding, with one sample. `conversational` and `sampling` are as for `evaluate`.
+    Temperature 0 is greedy decoding, with one sample. `prompt` and `sampling` are as for `evaluate`.
     """
-    prompts = [prompt_of(problem, conversational) for problem in problems]
+    prompts = _prompts(problems, tokenizer, prompt)
     rows = []
     for temperature in temperatures:
         samples = num_samples if temperature else 1
@@ -291,13 +313,6 @@ def _continuation(problem: Problem, answer: str) -> str:
     return rest if found else answer
 
 
-def _counted(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]:
-    """Turn a callback on "so many more" into one on "so many of the total"."""
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done, total)
-
-    return count
+def _prompts(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[str]:
+    mode = choose_prompt_mode(tokenizer, prompt)
+    return [prompt_text(problem, tokenizer, mode) for problem in problems]

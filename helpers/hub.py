@@ -19,8 +19,13 @@ class PolicyError(CourseError, ValueError):
     """A model that cannot be loaded. The message says why in one sentence."""
 
 
+def is_adapter(folder: str | Path) -> bool:
+    """Return whether a folder contains a LoRA adapter instead of a whole model."""
+    return (Path(folder) / "adapter_config.json").is_file()
+
+
 def locate(model: str | Path) -> str:
-    """Return the folder to load a model from, or its Hub id if it first has to be downloaded.
+    """Return the folder to load a model or an adapter from, or its Hub id if it first has to be downloaded.
 
     A relative folder is looked up in the working folder, then in the project. Raises PolicyError for a folder that
     contains no model, and for a Hub id that is neither in the cache nor available from the Hub.
@@ -31,7 +36,7 @@ def locate(model: str | Path) -> str:
     folders = Path(os.path.expanduser(model)), project_root() / model
     for folder in folders:
         if folder.is_dir():
-            if not (folder / "config.json").is_file():
+            if not (folder / "config.json").is_file() and not is_adapter(folder):
                 raise PolicyError(f"The folder {model} contains no model: it has no config.json.")
             return str(folder)
     if any(folder.parent.is_dir() for folder in folders) or not HUB_ID.fullmatch(str(model)):

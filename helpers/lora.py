@@ -18,8 +18,6 @@ from helpers.runtime import CourseError
 if TYPE_CHECKING:
     from peft import PeftModel
 
-ADAPTER_CONFIG = "adapter_config.json"
-
 
 def add_adapter(
     model: PreTrainedModel,
@@ -57,11 +55,6 @@ def convert_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedMod
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
     return model
-
-
-def is_adapter(folder: str | Path) -> bool:
-    """Tell whether a folder holds an adapter, not a whole model."""
-    return (Path(folder) / ADAPTER_CONFIG).is_file()
 
 
 def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:

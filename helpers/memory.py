@@ -5,6 +5,8 @@ assume the worst case, completions of full length. Only a measurement shows what
 """
 
 import os
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from helpers.policy import load_config, load_tokenizer, tokenize_prompt
-from helpers.problems import Problem, prompt_of
+from helpers.problems import Problem, choose_prompt_mode, prompt_text
 from helpers.profiles import Settings
 from helpers.runtime import CourseError
 
@@ -64,12 +66,20 @@ def count_parameters(config: PretrainedConfig) -> int:
     return _empty_model(config).num_parameters()
 
 
-def lora_parameters(config: PretrainedConfig, rank: int) -> int:
-    """Return the number of parameters that LoRA trains: rank * (inputs + outputs) per linear layer but the last."""
+def lora_parameters(config: PretrainedConfig, rank: int, layers: Sequence[int] | None = None) -> int:
+    """Return the number of parameters that LoRA trains: rank * (inputs + outputs) per linear layer but the last.
+
+    `layers` are the transformer layers that get an adapter; None means all.
+    """
     model = _empty_model(config)
-    layers = (module for module in model.modules() if isinstance(module, nn.Linear))
     head = model.get_output_embeddings()
-    return sum(rank * (layer.in_features + layer.out_features) for layer in layers if layer is not head)
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    chosen = [
+        module
+        for name, module in linear.items()
+        if module is not head and (layers is None or any(f".layers.{layer}." in name for layer in layers))
+    ]
+    return sum(rank * (layer.in_features + layer.out_features) for layer in chosen)
 
 
 def kv_cache(config: PretrainedConfig, tokens: int, number_bytes: int = FP32) -> int:
@@ -126,11 +136,16 @@ def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens:
     full logits in training, and a second copy of the LM head's gradient while it is computed.
     """
     parameters, half = count_parameters(config), settings.precision != "fp32"
-    states = model_states(parameters, reference=settings.beta > 0, frozen_bytes=FP32)
+    adapter = lora_parameters(config, settings.lora_rank, settings.lora_layers) if settings.lora_rank else 0
+    states = model_states(
+        parameters, reference=settings.beta > 0, frozen_bytes=HALF if adapter else FP32, adapter=adapter
+    )
     gradients = states.pop("gradients")
+    half = half or adapter > 0  # a frozen base is in bfloat16
     number = HALF if half else FP32
-    copies = {"half-precision copies": HALF * parameters} if half else {}
+    copies = {"half-precision copies": HALF * parameters} if half and not adapter else {}
     length = prompt_tokens + settings.max_completion_length
+    sampled = prompt_tokens + settings.sampling["max_completion_length"]
     rows = max(settings.completions_per_step, settings.per_device_eval_batch_size)
     tokens = settings.micro_batch * length
     prefill = rows * prompt_tokens * (4 * FP32 * config.hidden_size + 3 * number * config.intermediate_size)
@@ -139,7 +154,7 @@ def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens:
         lasting=states,
         sampling=copies
         | {
-            "KV cache": kv_cache(config, rows * length),
+            "KV cache": kv_cache(config, rows * sampled, HALF if adapter else FP32),
             "logits": SAMPLING_LOGITS * FP32 * config.vocab_size * rows,
             "activations": prefill,
         },
@@ -159,7 +174,8 @@ def plan_memory(settings: Settings, problems: Sequence[Problem]) -> TrainingMemo
     Raises MemoryNeededError if the device has less.
     """
     tokenizer = load_tokenizer(settings.model)
-    prompts = [prompt_of(problem, settings.conversational) for problem in problems]
+    mode = choose_prompt_mode(tokenizer, settings.prompt)
+    prompts = [prompt_text(problem, tokenizer, mode) for problem in problems]
     longest = max(len(tokenize_prompt(tokenizer, prompt)) for prompt in prompts)
     memory = training_memory(settings, load_config(settings.model), longest)
     check_memory(memory, device_memory(settings.device))
@@ -171,6 +187,14 @@ def device_memory(device: str) -> int:
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak_memory(device: str) -> int:
+    """Return the most bytes used so far: of the GPU's memory by torch, or on a CPU of the machine's by this process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def check_memory(memory: TrainingMemory, available: int) -> None:

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from helpers.hub import PolicyError as PolicyError
-from helpers.hub import locate
+from helpers.hub import is_adapter, locate
 
 # Otherwise each load and save leaves a bar in the notebooks' outputs.
 transformers_logging.disable_progress_bar()
@@ -32,13 +32,19 @@ EndRule = Callable[[str], bool]  # whether a completion with this text is comple
 def load_policy(model: str | Path, *, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer from a local folder or the Hub, in evaluation mode.
 
-    A relative folder is looked up in the working folder, then in the project. Raises PolicyError if the folder is
+    A relative folder is looked up in the working folder, then in the project. If it contains an adapter, the base model
+    that it names is loaded too, in bfloat16, and the adapter stays separate. Raises PolicyError if the folder is
     missing or contains no usable causal language model.
 
     >>> model, tokenizer = load_policy("data/tiny_coder")
     >>> model.dtype
     torch.float32
     """
+    folder = locate(model)
+    if is_adapter(folder):
+        from helpers.lora import load_adapter  # it imports this module
+
+        return load_adapter(folder, device=device)
     tokenizer = load_tokenizer(model)
     # Always float32, whatever the file contains. At RL learning rates an update is smaller than the spacing of
     # bfloat16 numbers, and would be rounded away.

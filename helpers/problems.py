@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from helpers.verifier import Verdict
 
+BUILT_IN = ("tiny", "humaneval", "mbpp", "mbpp-test")  # sources that are not files
+OWN_SPLIT = ("tiny", "mbpp")  # sources that say themselves which of their problems are held out
 DATA = Path(__file__).resolve().parent.parent / "data"
 TINY_PATH = DATA / "tiny_problems.jsonl"
 HUMANEVAL_HUB = "openai/openai_humaneval"
@@ -113,6 +115,81 @@ def split_problems(problems: Sequence[Problem], held_out_share: float = 0.5) -> 
     train = [p for p in problems if p.task_id not in held_out_ids and _mbpp_number(p) in (None, *MBPP_TRAIN)]
     held_out = [problem for problem in problems if problem.task_id in held_out_ids]
     return train, held_out
+
+
+def load_sets(source: str, held_out: Sequence[str] = ()) -> tuple[list[Problem], dict[str, list[Problem]]]:
+    """Load the training problems and the held-out sets of a run, by name.
+
+    `held_out` are sources, as for `load_problems`, or a share of the training problems such as "0.2". Of "tiny", "mbpp"
+    and, if it is also trained on, "humaneval", only the held-out part is evaluated on. Without `held_out`, that is the
+    part of `source` that `split_problems` holds out: half of HumanEval, a quarter of a file. The problems of a built-in
+    source that are also in a held-out set are not trained on, and this says so. Raises ProblemError for them in a file,
+    and for a share that is not between 0 and 1.
+
+    >>> train, sets = load_sets("tiny", ["tiny", "humaneval"])
+    >>> len(train), {name: len(problems) for name, problems in sets.items()}
+    (1560, {'tiny': 204, 'humaneval': 164})
+    """
+    if source == "mbpp-test":
+        raise ProblemError('"mbpp-test" is for measuring. To train on MBPP, use "mbpp".')
+    names = list(dict.fromkeys(held_out)) or [source]
+    shares = [share for name in names if (share := _share(name)) is not None]
+    if shares and source in OWN_SPLIT:
+        raise ProblemError(f'"{source}" has a split of its own, so no share of it can be held out.')
+    train = load_problems(source)
+    near: list[Problem] = []
+    if source in OWN_SPLIT or source in names or shares:
+        share = shares[0] if shares else 0.5 if source == "humaneval" else 0.25
+        train, near = split_problems(train, share)
+    sets: dict[str, list[Problem]] = {}
+    for name in names:
+        is_part = name == source or _share(name) is not None
+        label = Path(source if is_part else name).name.removesuffix(".gz").removesuffix(".jsonl")
+        if label in sets:
+            raise ProblemError(f'There are two held-out sets with the name "{label}": rename one of the files.')
+        problems = near if is_part else load_problems(name)
+        sets[label] = split_problems(problems)[1] if name in OWN_SPLIT and not is_part else problems
+    if names == [source] and source not in BUILT_IN:
+        print(f"{len(near)} of the {len(train) + len(near)} problems in {source} are held out, and never trained on.")
+    return _without_shared(train, sets, source), sets
+
+
+def _share(name: str) -> float | None:
+    """Return the share of the problems that `name` asks to hold out, or None if it is a source."""
+    try:
+        share = float(name)
+    except ValueError:
+        return None
+    if not 0 < share < 1:
+        raise ProblemError(f"The share of problems to hold out must lie between 0 and 1, not {name}.")
+    return share
+
+
+def _without_shared(train: list[Problem], sets: dict[str, list[Problem]], source: str) -> list[Problem]:
+    """Leave out training problems that are also held out. Raises ProblemError for those of a reader's own file."""
+    pairs = [(one, name, other) for name, problems in sets.items() for one, other in shared_problems(train, problems)]
+    if not pairs:
+        return train
+    found = ", ".join(f"{one.task_id} is {other.task_id} of {name}" for one, name, other in pairs[:5])
+    more = f", and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+    if source not in BUILT_IN:
+        raise ProblemError(f"Training problems are also held out ({found}{more}): take them out of one of the files.")
+    print(f"Not trained on, because they are also held out: {found}{more}.")
+    shared = {one.task_id for one, _, _ in pairs}
+    return [problem for problem in train if problem.task_id not in shared]
+
+
+def first_problems(problems: Sequence[Problem], limit: int | None) -> list[Problem]:
+    """Return at most `limit` of the problems: those whose `task_id` has the smallest SHA-256, in their old order.
+
+    So a smaller choice is a part of a larger one, and a choice does not favour the beginning of a file.
+
+    >>> problems = load_problems("humaneval")
+    >>> [problem.task_id for problem in first_problems(problems, 3)]
+    ['HumanEval/84', 'HumanEval/91', 'HumanEval/145']
+    """
+    chosen = set(sorted((problem.task_id for problem in problems), key=_stable_rank)[:limit])
+    return [problem for problem in problems if problem.task_id in chosen]
 
 
 def shared_problems(train: Sequence[Problem], held_out: Sequence[Problem]) -> list[tuple[Problem, Problem]]:

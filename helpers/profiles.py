@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from helpers import hub
 from helpers.losses import LOSS_TYPES
+from helpers.policy import EndRule, function_ended
+from helpers.problems import PROMPT_MODES, choose_prompt_mode
 from helpers.runtime import CourseError, offline
 
 
@@ -32,15 +35,21 @@ class Settings:
     profile: str
     description: str = ""  # of the profile, in one line
     model: str  # folder or Hub id
+    lora_rank: int = 0  # 0: train all weights; above: train an adapter of this rank on the frozen model
+    lora_layers: tuple[int, ...] | None = None  # the transformer layers that get an adapter; None: all
     problems: str  # a source for load_problems
+    held_out: tuple[str, ...] = ()  # sources of problems to evaluate on; none: a part of `problems`
+    train_limit: int | None = None  # at most this many training problems; None: all
+    keep_solvable: int = 0  # train on problems that some of so many completions solve, but not all; 0: on all problems
+    prompt: str | None = None  # a mode of choose_prompt_mode; None: by the model's chat template
     # What a step samples.
     prompts_per_step: int  # groups per step
     num_generations: int  # completions per group
     max_completion_length: int  # tokens
+    group_sampling: bool = False  # True: the course's own sampler for groups; False: TRL's use of `generate`
     # How a step learns.
     max_steps: int  # optimizer steps
     learning_rate: float
-    conversational: bool = False  # True: the prompt is a user message and goes through the chat template
     lr_scheduler_type: str = "constant"
     temperature: float = 1.0  # 1.0: sample from exactly the distribution that is trained
     loss_type: str = "dr_grpo"
@@ -56,8 +65,10 @@ class Settings:
     activation_checkpointing: bool = False  # True: less memory, but a second forward pass
     # How the policy is evaluated.
     per_device_eval_batch_size: int = 256  # batch size for sampling during evaluation
-    eval_samples: int = 8  # sampled completions per held-out problem
+    eval_samples: int = 8  # sampled completions per held-out problem; pass@8 needs 8
     eval_temperature: float = 1.0
+    eval_max_completion_length: int | None = None  # tokens; None: as in training
+    eval_limit: int | None = None  # at most this many problems of each held-out set; None: all
     # The machine.
     seed: int = 0
     device: str = "cpu"
@@ -65,8 +76,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         sizes = ("prompts_per_step", "max_completion_length", "max_steps", "save_steps", "per_device_eval_batch_size")
-        for name in (*sizes, "threads"):
+        optional = ("train_limit", "eval_max_completion_length", "eval_limit")
+        for name in (*sizes, "eval_samples", "threads", *(n for n in optional if getattr(self, n) is not None)):
             _demand(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("lora_rank", "keep_solvable"):
+            _demand(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}.")
+        _demand(self.keep_solvable != 1, "keep_solvable must be 0 or at least 2: one attempt is all or none.")
         for name in ("learning_rate", "temperature", "eval_temperature", "max_grad_norm"):
             _demand(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}.")
         _demand(
@@ -82,15 +97,13 @@ class Settings:
         # NumPy accepts no larger seed, and transformers seeds NumPy too.
         _demand(0 <= self.seed < 2**32, f"seed must be at least 0 and at most {2**32 - 1}, not {self.seed}.")
         _demand(
-            self.eval_samples >= 8,
-            f"eval_samples must be at least 8, not {self.eval_samples}: the result reports pass@8.",
-        )
-        _demand(
             self.micro_batch >= 1 and self.completions_per_step % self.micro_batch == 0,
             f"per_device_train_batch_size must divide the {self.completions_per_step} completions of a step, "
             f"and {self.micro_batch} does not.",
         )
         allowed = {"scale_rewards": ("group", "batch", "none"), "precision": ("fp32", "fp16", "bf16")}
+        if self.prompt is not None:
+            allowed["prompt"] = PROMPT_MODES
         for name, choices in (allowed | {"loss_type": LOSS_TYPES}).items():
             value = getattr(self, name)
             _demand(value in choices, f'{name} must be one of {", ".join(choices)}, not "{value}".')
@@ -112,21 +125,36 @@ class Settings:
         return self.completions_per_step // self.micro_batch
 
     @property
+    def ends(self) -> EndRule | None:
+        """The rule that ends a completion besides the EOS token: with group sampling, if only a body is written."""
+        return function_ended if self.group_sampling and self.prompt in ("prefill", "plain") else None
+
+    @property
     def sampling(self) -> dict[str, Any]:
-        """Sampling arguments for `helpers.policy`, the same before, during and after training."""
+        """Arguments of `sample_completion_ids`, the same before and after training."""
         return {
-            "max_completion_length": self.max_completion_length,
+            "max_completion_length": self.eval_max_completion_length or self.max_completion_length,
             "batch_size": self.per_device_eval_batch_size,
             "precision": self.precision,
             "seed": self.seed,
+            "ends": self.ends,
         }
+
+    def with_prompt(self, tokenizer: PreTrainedTokenizerBase) -> "Settings":
+        """Return these settings with the prompt mode that fits the model's tokenizer.
+
+        A base model that continues plain text rarely ends by itself. If its truncated completions were left out of the
+        loss, nothing would be left, so the mode "plain" keeps them in. Raises CourseError as `choose_prompt_mode` does.
+        """
+        prompt = choose_prompt_mode(tokenizer, self.prompt)
+        masked = self.mask_truncated_completions and prompt != "plain"
+        return replace(self, prompt=prompt, mask_truncated_completions=masked)
 
 
 # A learning rate of 1e-6 is DeepSeekMath's (arXiv 2402.03300, section 4.2) and TRL's default. It hardly moves a model
 # of a million parameters; for the tiny model we measured that 3.5e-4 works. As for lengths, HumanEval's
 # canonical solutions have at most 240 of Qwen's tokens. With the prompt repeated and a code fence around it, as chat
-# models answer, they have at most 561, and all but one fit into 512. Nothing else about the two qwen profiles has been
-# measured, because no GPU has run them yet.
+# models answer, they have at most 561, and all but one fit into 512.
 TINY = Settings(
     profile="tiny",
     description="the bundled model and its problems, on any CPU, offline",
@@ -138,12 +166,36 @@ TINY = Settings(
     max_steps=68,
     learning_rate=3.5e-4,
 )
+QWEN_CPU = Settings(
+    profile="qwen-cpu",
+    description="a code model of half a billion parameters with LoRA on the bundled problems, on a CPU in two hours",
+    model="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+    lora_rank=16,
+    lora_layers=tuple(range(16, 24)),  # the backward pass ends at layer 16
+    problems="tiny",
+    held_out=("tiny", "humaneval"),  # near the training problems, and far from them
+    train_limit=240,  # sampling all 1,560 eight times would take more than an hour
+    keep_solvable=8,
+    prompt="prefill",  # a third of the tokens of a chat answer
+    prompts_per_step=6,
+    num_generations=8,
+    max_completion_length=64,
+    group_sampling=True,
+    max_steps=60,
+    learning_rate=1.5e-4,
+    save_steps=10,
+    per_device_train_batch_size=8,
+    per_device_eval_batch_size=48,
+    eval_samples=2,
+    eval_max_completion_length=256,
+)
+# No machine has run the two profiles for a GPU in full.
 QWEN = Settings(
     profile="qwen",
-    description="a code model of half a billion parameters on HumanEval, sized for a GPU of 16 GB",
-    model="Qwen/Qwen2.5-Coder-0.5B-Instruct",
-    problems="humaneval",
-    conversational=True,
+    description="the same model, all its weights, on MBPP, sized for a GPU of 16 GB",
+    model=QWEN_CPU.model,
+    problems="mbpp",
+    held_out=("mbpp-test", "humaneval"),
     prompts_per_step=8,
     num_generations=8,
     max_completion_length=512,
@@ -168,7 +220,7 @@ QWEN_FULL = replace(
     activation_checkpointing=False,
     per_device_eval_batch_size=128,
 )
-PROFILES = {settings.profile: settings for settings in (TINY, QWEN, QWEN_FULL)}
+PROFILES = {settings.profile: settings for settings in (TINY, QWEN_CPU, QWEN, QWEN_FULL)}
 
 
 def profile_settings(name: str) -> Settings:

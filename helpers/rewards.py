@@ -133,7 +133,7 @@ def constant_reward(prompts: Sequence, completions: Sequence, **kwargs: Any) -> 
     return [1.0] * len(completions)
 
 
-def seeded(reward: Callable[..., list[float | None]], seed: int) -> Callable[..., list[float | None]]:
+def seeded(reward: Callable[..., Sequence[float | None]], seed: int) -> Callable[..., Sequence[float | None]]:
     """Bind `seed` to a reward function that takes one, and keep its name. Return any other function as it is.
 
     >>> seeded(random_reward, 1)(["a"] * 4, ["b"] * 4)

@@ -18,8 +18,11 @@ from helpers.runtime import CourseError
 
 RESULT = "result.json"
 UNFINISHED = "unfinished.json"  # exists until a run is finished: its settings and its first evaluation
-HELD_OUT = "held_out.jsonl"
-SAMPLES = "samples_{}.jsonl"  # before, after
+HELD_OUT = "held_out_{}.jsonl"  # the problems of one held-out set, by its name
+SAMPLES = "samples_{}_{}.jsonl"  # name of the set; before or after
+MERGED = "merged"  # the folder of the model that an adapter was merged into
+SOLVED = "solved.json"  # how often the untrained model solved each training problem
+BEFORE, AFTER = "before.json", "after.json"  # the evaluations, with every completion and verdict
 CHECKPOINT = "checkpoint-"
 STATE = "trainer_state.json"  # transformers writes it last, so a checkpoint without it was cut short
 CHECKSUMS = "checksums.json"  # SHA-256 of a checkpoint's files
@@ -74,12 +77,13 @@ def require_writable(folder: Path) -> None:
 def require_room(folder: Path, model: Any) -> None:
     """Check before training that the disk has room for the run. Raises CourseError if it has not.
 
-    A run writes the model and two checkpoints, because the old one is removed only when the new one is complete. A
-    checkpoint contains the model and AdamW's two moments, each as large as the model.
+    A run writes what is trained (the model or an adapter) and two checkpoints, because the old one is removed only when
+    the new one is complete. A checkpoint contains the same and AdamW's two moments, each as large.
     """
     require_writable(folder)
     kept = sum(path.stat().st_size for old in checkpoint_folders(folder) for path in old.iterdir())
-    needed = (1 + 2 * 3) * sum(weights.nbytes for weights in model.parameters()) + SMALL_FILES - kept
+    trained = sum(weights.nbytes for weights in model.parameters() if weights.requires_grad)
+    needed = (1 + 2 * 3) * trained + SMALL_FILES - kept
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CourseError(
@@ -106,8 +110,9 @@ def discard_run(folder: Path) -> None:
 
     Files of an earlier run must never lie next to the model of a new one, and nobody should resume from them.
     """
-    own = [RESULT, UNFINISHED, HELD_OUT, SAMPLES.format("before"), SAMPLES.format("after")]
-    discard(*(folder / name for name in own), *checkpoint_folders(folder))
+    own = [RESULT, UNFINISHED, BEFORE, AFTER, SOLVED]
+    sets = [path for pattern in (HELD_OUT, SAMPLES) for path in folder.glob(pattern.replace("{}", "*"))]
+    discard(*(folder / name for name in own), *sets, *checkpoint_folders(folder))
 
 
 def discard(*paths: Path) -> None:
@@ -199,6 +204,36 @@ def read_unfinished(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
+def write_evaluations(evaluations: dict[str, Any], given: dict[str, Any], path: Path) -> None:
+    """Write the evaluations of the held-out sets, by name, with the settings that they depend on."""
+    write_json({"given": given, "evaluations": evaluations}, path)
+
+
+def read_evaluations(path: Path, given: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the evaluations in a file, or None if there is no file. Raises CourseError if they had other settings."""
+    if not path.exists():
+        return None
+    content = _read_json(path)
+    old = content.get("given", {})
+    if names := [name for name in given if old.get(name) != given[name]]:
+        changes = ", ".join(f"{name} {old.get(name)} (now {given[name]})" for name in names)
+        raise CourseError(f"The evaluation in {path} belongs to other settings: {changes}.")
+    return content["evaluations"]
+
+
+def take_over(measured: Path, output: Path) -> None:
+    """Copy what another run measured before training: its first evaluation and its counts of solved problems.
+
+    Files that are already in `output` stay. Raises CourseError if there is nothing to copy.
+    """
+    if not (measured / BEFORE).is_file():
+        raise CourseError(f"The folder {measured} has no {BEFORE} to take over.")
+    for name in (BEFORE, SOLVED):
+        if (measured / name).is_file() and not (output / name).exists():
+            with writing(output):
+                shutil.copyfile(measured / name, output / name)
+
+
 def write_result(result: dict[str, Any], path: Path) -> None:
     """Write strict JSON, completely or not at all. A number that is not finite becomes null."""
     finite = json.loads(json.dumps(result), parse_constant=lambda name: None)
@@ -220,20 +255,25 @@ def before_after_table(result: dict[str, Any]) -> str:
     >>> before = {"pass@1": 0.25, "interval": {"pass@1": [0.2, 0.3]}, "problems": 204, "samples": 8}
     >>> after = {"pass@1": 0.75, "interval": {"pass@1": [0.7, 0.8]}, "problems": 204, "samples": 8}
     >>> change = {"pass@1": {"difference": 0.5, "interval": [0.45, 0.55]}}
-    >>> print(before_after_table({"before": before, "after": after, "change": change}).splitlines()[-1])
+    >>> scores = {"before": before, "after": after, "change": change}
+    >>> print(before_after_table({"held_out": {"tiny": scores}}).splitlines()[-1])
     pass@1     25.0 % [20.0, 30.0]     75.0 % [70.0, 80.0]    +50.0 [45.0, 55.0]
     """
-    before, after, change = result["before"], result["after"], result["change"]
+    return "\n\n".join(_scores_table(name, **scores) for name, scores in result["held_out"].items())
+
+
+def _scores_table(name: str, before: dict[str, Any], after: dict[str, Any], change: dict[str, Any]) -> str:
     lines = [
-        f"Before and after training, on {after['problems']} held-out problems, {after['samples']} samples each",
+        f"Before and after training, on {after['problems']} held-out problems of {name},"
+        f" with {after['samples']} samples each",
         "(share solved, with 95 % intervals)",
         "",
         f"{'':<8}  {'before':<22}  {'after':<22}  change in points",
     ]
-    for name in change:
-        shares = [f"{100 * at[name]:5.1f} % {_interval(at['interval'][name])}" for at in (before, after)]
-        points = f"{100 * change[name]['difference']:+5.1f} {_interval(change[name]['interval'])}"
-        lines.append(f"{name:<8}  {shares[0]:<22}  {shares[1]:<22}  {points}")
+    for score in change:
+        shares = [f"{100 * at[score]:5.1f} % {_interval(at['interval'][score])}" for at in (before, after)]
+        points = f"{100 * change[score]['difference']:+5.1f} {_interval(change[score]['interval'])}"
+        lines.append(f"{score:<8}  {shares[0]:<22}  {shares[1]:<22}  {points}")
     return "\n".join(lines)
 
 

@@ -13,8 +13,6 @@ from typing import Any
 from helpers.problems import Problem
 from helpers.runtime import CourseError
 
-SOLVED = "solved.json"  # in a run's folder: how often the untrained model solved each training problem
-
 
 def keep_solvable(
     problems: Sequence[Problem],

@@ -19,15 +19,33 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from helpers import rewards, run_folder
-from helpers.problems import Problem, check_solutions, load_problems, split_problems, write_problems
+from helpers.problems import Problem, check_solutions, first_problems, load_sets, prompt_text, write_problems
 from helpers.run_folder import RESULT, Interrupted, write_result, writing
 from helpers.runtime import CourseError, prepare_libraries
 from helpers.verifier import GradingError, isolation_report
 
 if TYPE_CHECKING:
+    from helpers.evaluation import Evaluation
     from helpers.profiles import Settings
     from helpers.training import RewardFunction
 
+# Options that change a setting, with the type of their value and what they say.
+OPTIONS: dict[str, tuple[type, str]] = {
+    "model": (str, "folder or Hub id to start from"),
+    "problems": (str, "train on tiny, humaneval, mbpp, or a .jsonl or .jsonl.gz file"),
+    "held_out": (
+        str,
+        "evaluate on a source like those, mbpp-test, or a share of --problems such as 0.2; may be repeated",
+    ),
+    "prompt": (str, "ask the model by chat, prefill or plain"),
+    "seed": (int, "random seed for sampling and problem order"),
+    "max_steps": (int, "optimizer steps"),
+    "max_completion_length": (int, "tokens of a completion in training"),
+    "lora_rank": (int, "train an adapter of this rank instead of all weights"),
+    "keep_solvable": (int, "train on problems that some of N completions solve, but not all"),
+    "eval_samples": (int, "completions sampled for each held-out problem"),
+    "eval_limit": (int, "evaluate on at most so many problems of each held-out set"),
+}
 NO_REWARDS = ("verdicts",)  # it has a reward's signature, but returns verdicts instead of numbers
 PACKAGES = ("torch", "trl", "transformers", "datasets", "accelerate", "numpy")
 
@@ -44,14 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parse(argv)
     output = Path(os.path.expanduser(arguments.output))
-    given = {name: getattr(arguments, name) for name in ("max_steps", "seed", "model")}
     try:
-        named = {name: value for name, value in given.items() if value is not None}
+        named = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
         settings = settings_here(arguments.profile, **named)
         reward = find_reward(arguments.reward)
         if not arguments.resume:
             run_folder.prepare_output(output, arguments.overwrite)
-        result = run(settings, reward, output, allow_no_signal=arguments.allow_no_signal, resume=arguments.resume)
+        given = {name: getattr(arguments, name) for name in ("allow_no_signal", "resume", "merge", "measured")}
+        result = run(settings, reward, output, **given)
     except (Interrupted, KeyboardInterrupt) as error:
         stop = error if isinstance(error, Interrupted) else Interrupted("Interrupted", output)
         print(f"helpers.train: {stop.what} {_how_to_continue(stop, argv)}", file=sys.stderr)
@@ -68,44 +86,58 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(
-    settings: "Settings", reward: "RewardFunction", output: Path, *, allow_no_signal: bool, resume: bool
+    settings: "Settings",
+    reward: "RewardFunction",
+    output: Path,
+    *,
+    allow_no_signal: bool = False,
+    resume: bool = False,
+    merge: bool = False,
+    measured: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate, train, evaluate again, and save everything in `output`. Returns the content of result.json.
 
-    With `resume`, the run that was interrupted there continues, and its first evaluation is kept. Raises CourseError if
-    there is no such run or if it had other settings, and Interrupted if a signal stops the training.
+    With `resume`, the run that was interrupted there continues, and its first evaluation is kept. `measured` is the
+    folder of another run, whose first evaluation is taken over. `merge` also saves an adapter merged into its model.
+    Raises CourseError if a folder has no such run or one with other settings, and Interrupted if a signal stops the
+    training.
     """
     started = perf_counter()
-    problems = load_problems(settings.problems)
-    train, held_out = split_problems(problems)
-    given = _given(settings, reward, problems)
-    record = run_folder.read_unfinished(output, given) if resume else None
+    train, sets = load_sets(settings.problems, settings.held_out)
+    sets = {name: first_problems(problems, settings.eval_limit) for name, problems in sets.items()}
+    train = first_problems(train, settings.train_limit)
+    held_out = [problem for problems in sets.values() for problem in problems]
+    given = _given(settings, reward, train + held_out)
+    record: dict[str, Any] = {"given": given, "resumed": [], "seconds": 0.0}
+    if resume:
+        record = run_folder.read_unfinished(output, given)
     train, refused = _usable(train, held_out)
-    from helpers.evaluation import Evaluation, compare, evaluate, print_progress, write_samples
-    from helpers.memory import plan_memory
+    from helpers import lora
+    from helpers.evaluation import compare, write_samples
+    from helpers.memory import peak_memory, plan_memory
     from helpers.policy import load_policy, save_policy
+    from helpers.rewards import seeded
 
     isolation = {name: layer.on for name, layer in isolation_report().items()}
     plan_memory(settings, train + held_out)
     model, tokenizer = load_policy(settings.model, device=settings.device)
+    settings = settings.with_prompt(tokenizer)
+    if settings.lora_rank:
+        model = lora.add_adapter(model, settings.lora_rank, settings.lora_layers, seed=settings.seed)
     from helpers.training import NoSignalError, build_trainer, history_frame
 
+    if measured:
+        run_folder.take_over(measured, output)
+    if settings.keep_solvable:
+        train = _solvable(train, model, tokenizer, settings, output)
+    reward = seeded(reward, settings.seed)
     trainer = build_trainer(settings, model, tokenizer, train, reward, output, allow_no_signal=allow_no_signal)
-    sampling: dict[str, Any] = {"num_samples": settings.eval_samples, "temperature": settings.eval_temperature}
-    sampling |= {"conversational": settings.conversational, **settings.sampling}
     print(
         f"Profile {settings.profile}, model {settings.model}: {settings.max_steps} steps on {len(train)} problems; "
-        f"{len(held_out)} are held out.",
+        f"held out: {', '.join(f'{len(problems)} ({name})' for name, problems in sets.items())}.",
         flush=True,
     )
-    if record is None:
-        before = evaluate(model, tokenizer, held_out, progress=print_progress(), **sampling)
-        with writing(output):
-            write_problems(held_out, output / run_folder.HELD_OUT)
-            write_samples(held_out, before.completions, output / run_folder.SAMPLES.format("before"))
-        record = {"given": given, "before": asdict(before), "resumed": [], "seconds": 0.0}
-    else:
-        before = Evaluation(**{name: _tuples(value) for name, value in record["before"].items()})
+    before = _first_evaluation(model, tokenizer, sets, settings, output)
     record["seconds"] += perf_counter() - started  # everything except the training itself
     with writing(output):
         run_folder.write_unfinished(record, output)
@@ -116,28 +148,100 @@ def run(
         run_folder.discard_run(output)
         raise
     trained = perf_counter()
-    after = evaluate(model, tokenizer, held_out, progress=print_progress(), **sampling)
+    after = _evaluate_sets(model, tokenizer, sets, settings)
     result = {
         **{name: getattr(settings, name) for name in ("profile", "model", "seed")},
         "reward": reward.__name__,
         "settings": asdict(settings),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "isolation": isolation,
+        "training_problems": [problem.task_id for problem in train],
         "refused": refused,  # training problems that were left out, with the reason
         "seconds": record["seconds"] + trainer.train_seconds + perf_counter() - trained,
         "train_seconds": trainer.train_seconds,
+        "peak_memory": peak_memory(settings.device),
         "resumed": record["resumed"],  # the steps after which it was resumed
-        "before": before.summary(),
-        "after": after.summary(),
-        "change": compare(before, after),
+        "held_out": {
+            name: {
+                "before": before[name].summary(),
+                "after": after[name].summary(),
+                "change": compare(before[name], after[name]),
+            }
+            for name in sets
+        },
         "history": history_frame(trainer).to_dict("records"),
     }
     with writing(output):
-        write_samples(held_out, after.completions, output / run_folder.SAMPLES.format("after"))
-        save_policy(model, tokenizer, output)
+        for name, problems in sets.items():
+            write_problems(problems, output / run_folder.HELD_OUT.format(name))
+            for when, evaluations in (("before", before), ("after", after)):
+                path = output / run_folder.SAMPLES.format(name, when)
+                write_samples(problems, evaluations[name].completions, path)
+        run_folder.write_json({name: asdict(scores) for name, scores in after.items()}, output / run_folder.AFTER)
+        (lora.save_adapter if settings.lora_rank else save_policy)(model, tokenizer, output)
+    if settings.lora_rank:
+        prompts = [prompt_text(problem, tokenizer, str(settings.prompt)) for problem in held_out[:16]]
+        lora.check_adapter(model, tokenizer, output, prompts, batch_size=settings.per_device_eval_batch_size)
+        if merge:
+            lora.merge_adapter(output, output / run_folder.MERGED, prompts)
+    with writing(output):
         write_result(result, output / RESULT)
     run_folder.discard(output / run_folder.UNFINISHED, *run_folder.checkpoint_folders(output))
     return result
+
+
+def _solvable(train: list[Problem], model: Any, tokenizer: Any, settings: "Settings", output: Path) -> list[Problem]:
+    """Keep the training problems that the untrained model solves sometimes, and store the counts in `output`."""
+    from helpers.evaluation import counted_progress, grade, print_progress
+    from helpers.policy import sample_completions
+    from helpers.solvable import keep_solvable
+
+    # The counts belong to the model, so the seed of a run does not change them.
+    sampling: dict[str, Any] = {"num_samples": settings.keep_solvable, "temperature": settings.temperature}
+    sampling |= settings.sampling | {"max_completion_length": settings.max_completion_length, "seed": 0}
+
+    def count(problems: Sequence[Problem]) -> list[int]:
+        prompts = [prompt_text(problem, tokenizer, str(settings.prompt)) for problem in problems]
+        progress = counted_progress(print_progress(), len(problems) * settings.keep_solvable)
+        completions = sample_completions(model, tokenizer, prompts, progress=progress, **sampling)
+        return [sum(passed) for passed in grade(problems, completions)]
+
+    names = ("model", "prompt", "temperature", "max_completion_length", "group_sampling", "precision")
+    given = {name: getattr(settings, name) for name in names}
+    return keep_solvable(train, settings.keep_solvable, count, output / run_folder.SOLVED, given)
+
+
+def _evaluate_sets(
+    model: Any, tokenizer: Any, sets: dict[str, list[Problem]], settings: "Settings"
+) -> "dict[str, Evaluation]":
+    from helpers.evaluation import evaluate, print_progress
+
+    how: dict[str, Any] = {"num_samples": settings.eval_samples, "temperature": settings.eval_temperature}
+    how |= {"prompt": settings.prompt, **settings.sampling}
+    return {
+        name: evaluate(model, tokenizer, problems, progress=print_progress(), **how) for name, problems in sets.items()
+    }
+
+
+def _first_evaluation(
+    model: Any, tokenizer: Any, sets: dict[str, list[Problem]], settings: "Settings", output: Path
+) -> "dict[str, Evaluation]":
+    """Evaluate the untrained model, or read its evaluation if `output` has one."""
+    from helpers.evaluation import Evaluation
+
+    names = ("model", "prompt", "eval_samples", "eval_temperature", "precision", "group_sampling")
+    given: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    given |= {"max_completion_length": settings.sampling["max_completion_length"], "lora": settings.lora_rank > 0}
+    given |= {name: _digest(problems) for name, problems in sets.items()}
+    path = output / run_folder.BEFORE
+    stored = run_folder.read_evaluations(path, given)
+    if stored is None:
+        before = _evaluate_sets(model, tokenizer, sets, settings)
+        stored = {name: asdict(evaluation) for name, evaluation in before.items()}
+        with writing(output):
+            run_folder.write_evaluations(stored, given, path)
+        return before
+    return {name: Evaluation(**{key: _tuples(value) for key, value in one.items()}) for name, one in stored.items()}
 
 
 def find_reward(name: str) -> "RewardFunction":
@@ -170,10 +274,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     profiles = "; ".join(f"{name}: {settings.description}" for name, settings in PROFILES.items())
     parser.add_argument("--profile", required=True, help=profiles)
     parser.add_argument("--output", required=True, metavar="DIR", help=f"folder for the model and {RESULT}")
-    parser.add_argument("--max-steps", type=int, metavar="N", help="optimizer steps")
-    parser.add_argument("--seed", type=int, metavar="N", help="random seed for sampling and problem order")
     parser.add_argument("--reward", default="passes_tests", metavar="NAME", help="a function in helpers.rewards")
-    parser.add_argument("--model", help="folder or Hub id to start from")
+    for name, (kind, text) in OPTIONS.items():
+        action = "append" if name == "held_out" else "store"
+        metavar = "N" if kind is int else name.upper()
+        parser.add_argument("--" + name.replace("_", "-"), type=kind, action=action, metavar=metavar, help=text)
+    parser.add_argument("--merge", action="store_true", help="also save the adapter merged into its model")
+    parser.add_argument(
+        "--measured", type=Path, metavar="DIR", help="take the evaluation before training from the run in DIR"
+    )
     parser.add_argument(
         "--allow-no-signal", action="store_true", help="train even if each group's rewards are all equal"
     )
@@ -203,8 +312,13 @@ def _usable(train: list[Problem], held_out: list[Problem]) -> tuple[list[Problem
 
 def _given(settings: "Settings", reward: "RewardFunction", problems: Sequence[Problem]) -> dict[str, Any]:
     """Return everything that must be the same when a run is resumed."""
-    digest = hashlib.sha256(json.dumps([vars(problem) for problem in problems]).encode()).hexdigest()[:12]
-    return {**asdict(settings), "reward": reward.__name__, "SHA-256 of the problems": digest}
+    # As JSON returns it: a tuple becomes a list.
+    same = json.loads(json.dumps(asdict(settings)))
+    return {**same, "reward": reward.__name__, "SHA-256 of the problems": _digest(problems)}
+
+
+def _digest(problems: Sequence[Problem]) -> str:
+    return hashlib.sha256(json.dumps([vars(problem) for problem in problems]).encode()).hexdigest()[:12]
 
 
 def _how_to_continue(stop: Interrupted, argv: Sequence[str]) -> str:

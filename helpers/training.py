@@ -1,12 +1,14 @@
 """Train with TRL's GRPOTrainer: settings to GRPOConfig, a trainer that can stop and continue, progress, history."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields
 from functools import wraps
 from pathlib import Path
+from statistics import mean
 from time import perf_counter
 from typing import Any
 
@@ -19,14 +21,15 @@ from trl import GRPOConfig, GRPOTrainer
 
 from helpers import figures, run_folder
 from helpers.policy import Prompt, load_policy, sample_completions
-from helpers.problems import Problem, columns, prompt_of
+from helpers.problems import Problem, choose_prompt_mode, columns, prompt_text
 from helpers.profiles import Settings, SettingsError
+from helpers.rollout import completions_only, group_rollout
 from helpers.run_folder import Interrupted, step_of
 from helpers.runtime import CourseError
 
 RewardFunction = Callable[..., Sequence[float | None]]
 
-# TRL's log keys and our column names. TRL logs `kl` only if beta > 0.
+# TRL's log keys and our column names. `kl` is logged only if beta > 0, sampling_seconds only with group sampling.
 COLUMNS = {
     "step": "step",
     "reward": "reward",
@@ -34,6 +37,7 @@ COLUMNS = {
     "entropy": "entropy",
     "completions/mean_length": "completion_length",
     "completions/clipped_ratio": "clipped_ratio",
+    "sampling_seconds": "sampling_seconds",
     "grad_norm": "grad_norm",
     "loss": "loss",
     "kl": "kl",
@@ -43,6 +47,7 @@ COLUMNS = {
 }
 PICTURE_SECONDS, LINE_SECONDS = 2.0, 5.0  # between two pictures in a notebook, two lines of text in a terminal
 STEPS_WITHOUT_SIGNAL = 3  # after so many steps without signal, training stops
+MOST = 0.9  # a run stops if more than this share of its first completions is truncated, and these are left out
 
 
 class NoSignalError(CourseError):
@@ -61,8 +66,11 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
     # The evaluation's batch size stays ours, because TRL's own evaluation is not used.
     theirs = {field.name for field in fields(GRPOConfig)} - {"per_device_eval_batch_size"}
     shared = {name: value for name, value in asdict(settings).items() if name in theirs}
+    # TRL counts a completion that the sampler's own rule has ended as truncated, so with group sampling the rollout
+    # masks instead.
+    masked = settings.mask_truncated_completions and not settings.group_sampling
     return GRPOConfig(
-        **shared | {"per_device_train_batch_size": settings.micro_batch},
+        **shared | {"per_device_train_batch_size": settings.micro_batch, "mask_truncated_completions": masked},
         output_dir=str(output_dir),
         gradient_accumulation_steps=settings.gradient_accumulation_steps,  # TRL then samples once per optimizer step
         use_cpu=settings.device == "cpu",
@@ -77,8 +85,8 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
     )
 
 
-def train_dataset(problems: Sequence[Problem], settings: Settings) -> Dataset:
-    """Return one row per problem: the `prompt` (text or chat messages) and the columns that the rewards need.
+def train_dataset(problems: Sequence[Problem], settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Return one row per problem: the `prompt` as text, chat template included, and the columns that the rewards need.
 
     Raises SettingsError if the problems do not fill one step. TRL would train for 0 steps then, without an error.
     """
@@ -86,7 +94,8 @@ def train_dataset(problems: Sequence[Problem], settings: Settings) -> Dataset:
         raise SettingsError(
             f"One step needs {settings.prompts_per_step} prompts (prompts_per_step), and there are {len(problems)}."
         )
-    prompts = [prompt_of(problem, settings.conversational) for problem in problems]
+    mode = choose_prompt_mode(tokenizer, settings.prompt)
+    prompts = [prompt_text(problem, tokenizer, mode) for problem in problems]
     return Dataset.from_dict({"prompt": prompts, **columns(problems)})
 
 
@@ -110,6 +119,7 @@ def build_trainer(
     Raises SettingsError if the problems do not fill one step, and CourseError if the disk of `output_dir` has no room
     for the run. Unless `allow_no_signal` is set, training raises NoSignalError if its first steps have no signal.
     """
+    settings = settings.with_prompt(tokenizer)
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
     config = grpo_config(settings, output_dir)
     if reward_weights is not None:
@@ -124,11 +134,25 @@ def build_trainer(
         processing_class=tokenizer,
         reward_funcs=[_timed(function, len(functions)) for function in functions],
         args=config,
-        train_dataset=train_dataset(problems, settings),
+        train_dataset=train_dataset(problems, settings, tokenizer),
+        rollout_func=_rollout(settings) if settings.group_sampling else None,
         callbacks=[progress or Progress(), *([] if allow_no_signal else [StopWithoutSignal(settings)])],
     )
     trainer.remove_callback(PrinterCallback)  # it prints about 25 raw numbers per step
     return trainer
+
+
+def _rollout(settings: Settings) -> Callable[..., dict[str, Any]]:
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL warns that rollout_func may change
+    return group_rollout(
+        temperature=settings.temperature,
+        max_completion_length=settings.max_completion_length,
+        batch_size=settings.completions_per_step,
+        precision=settings.precision,
+        seed=settings.seed,
+        ends=settings.ends,
+        mask_cut_off=settings.mask_truncated_completions,
+    )
 
 
 class Checkpoints(TrainerCallback):
@@ -222,7 +246,9 @@ class ResumableTrainer(GRPOTrainer):
             self._epochs_done = int(_state(kept).epoch or 0)
         self._cut_short = True
         try:
-            with self._checkpoints.listening():
+            # On a CPU, TRL multiplies every position by the output layer. On a GPU it selects the completions itself.
+            select = completions_only() if self.args.use_cpu and self.rollout_func else nullcontext()
+            with self._checkpoints.listening(), select:
                 output = super().train(resume_from_checkpoint=str(kept) if kept else None)
         except KeyboardInterrupt:
             where = f"Stopped at once in step {self.state.global_step + 1} of {max_steps}"
@@ -263,7 +289,9 @@ class ResumableTrainer(GRPOTrainer):
 
     def _restore_end(self, checkpoint: Path) -> TrainOutput:
         """Take model and history from the last step's checkpoint. Without this, transformers trains one step more."""
-        self.model.load_state_dict(load_policy(checkpoint)[0].state_dict())
+        saved = load_policy(checkpoint, device=str(self.model.device))[0].state_dict()
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: weights.to(own[name].dtype) for name, weights in saved.items()})
         self.state = _state(checkpoint)
         return TrainOutput(self.state.global_step, float("nan"), {"train_runtime": self.train_seconds})
 
@@ -287,6 +315,13 @@ class StopWithoutSignal(TrainerCallback):
             silent = seen["frac_reward_zero_std"] == 1, seen["reward"].isna(), seen["grad_norm"] == 0
             if any(steps.all() for steps in silent):
                 raise NoSignalError(_no_signal_message(seen, self.settings))
+            truncated = seen["clipped_ratio"].mean()
+            if self.settings.mask_truncated_completions and truncated > MOST:
+                raise NoSignalError(
+                    f"{truncated:.0%} of the completions in the first {len(seen)} steps were truncated, and truncated "
+                    "completions do not count (mask_truncated_completions): raise max_completion_length (now "
+                    f"{self.settings.max_completion_length}, --max-completion-length)."
+                )
 
 
 class Progress(TrainerCallback):
@@ -348,8 +383,8 @@ def history_frame(trainer: GRPOTrainer) -> pd.DataFrame:
     """Return what TRL logged, one row per step, under the column names in COLUMNS.
 
     frac_reward_zero_std: fraction of groups without signal. entropy: nats per token. completion_length: tokens.
-    clipped_ratio: fraction of truncated completions. grading_seconds: part of seconds. With several reward functions
-    there is one more column for each of them, its mean under its own name.
+    clipped_ratio: fraction of truncated completions. sampling_seconds and grading_seconds: parts of seconds. With
+    several reward functions there is one more column for each of them, its mean under its own name.
     """
     return _frame(trainer.state.log_history)
 
@@ -358,8 +393,10 @@ def _frame(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
     steps = pd.DataFrame([entry for entry in log_history if "loss" in entry])  # the last entry is a summary
     rewards = {key: key.split("/")[1] for key in steps.columns if key.startswith("rewards/") and key.endswith("/mean")}
     names = COLUMNS | {key: name for key, name in rewards.items() if len(rewards) > 1 and name not in COLUMNS.values()}
+    if "cut_off" in steps:
+        steps["completions/clipped_ratio"] = steps["cut_off"]
     frame = steps.reindex(columns=list(names)).rename(columns=names).astype(float).astype({"step": int})
-    return frame.drop(columns="kl") if frame["kl"].isna().all() else frame
+    return frame.drop(columns=[name for name in ("kl", "sampling_seconds") if frame[name].isna().all()])
 
 
 def _line(row: pd.Series, max_steps: int, seconds_left: float | None) -> str:
@@ -372,14 +409,18 @@ def _line(row: pd.Series, max_steps: int, seconds_left: float | None) -> str:
 
 
 def _timed(reward_function: RewardFunction, functions: int) -> RewardFunction:
-    """Log the seconds that a reward function takes. It keeps its name and its signature."""
+    """Log a reward function's seconds, and what `group_rollout` reports. The function keeps its name and signature."""
 
     @wraps(reward_function)
     def timed(*args: Any, **kwargs: Any) -> Sequence[float | None]:
         start = perf_counter()
         rewards = reward_function(*args, **kwargs)
         # TRL logs the mean over all calls in a step, and a step calls each function once. We want their sum.
-        kwargs["log_metric"]("grading_seconds", functions * (perf_counter() - start))
+        log = kwargs["log_metric"]
+        log("grading_seconds", functions * (perf_counter() - start))
+        if "cut_off" in kwargs:
+            log("cut_off", mean(kwargs["cut_off"]))
+            log("sampling_seconds", kwargs["sampling_seconds"][0])
         return rewards
 
     return timed
@@ -392,7 +433,7 @@ def _no_signal_message(seen: pd.DataFrame, settings: Settings) -> str:
         what, way_out = "no completion could be graded", "check the verifier first"
     elif truncated > 0.5:
         what += f"; {truncated:.0%} of the completions were truncated"
-        way_out = f"raise max_completion_length (now {settings.max_completion_length})"
+        way_out = f"raise max_completion_length (now {settings.max_completion_length}, --max-completion-length)"
     return (
         f"The first {len(seen)} steps gave no signal ({what}). A group teaches the model something only if its "
         f"{settings.num_generations} completions get different rewards, so nothing can be learned: {way_out}, or "

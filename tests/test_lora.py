@@ -8,7 +8,6 @@ from helpers.lora import (
     add_adapter,
     check_adapter,
     convert_weights,
-    is_adapter,
     load_adapter,
     merge_adapter,
     save_adapter,
