@@ -9,10 +9,12 @@ import ast
 import re
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from helpers.problems import function_pattern
+
+EndRule = Callable[[str], bool]  # whether a completion with this text is complete
 
 # At most so many characters of one passage are parsed, about 3,000 tokens, and so many of one answer, which takes a
 # tenth of a second. Longer code is taken as it is.
@@ -92,6 +94,24 @@ def is_python(program: str) -> bool:
 
 
 # --- from a completion to the text of the answer ---
+
+
+def function_ended(text: str) -> bool:
+    """Return whether a function whose body begins `text` is complete: a line without indentation follows the body.
+
+    Lines inside a triple-quoted string, and lines that begin with a closing bracket, still belong to the body. Use this
+    for completions that continue a function. An answer in a chat ends by itself.
+
+    >>> function_ended("    return a + b\\n"), function_ended("    return a + b\\n\\nprint")
+    (False, True)
+    """
+    in_body = in_string = False
+    for line in text.split("\n"):
+        if in_body and not in_string and line[:1].strip() and line[0] not in ")]}":
+            return True
+        in_body = in_body or bool(line.strip() and line[0] in " \t")
+        in_string ^= (line.count('"""') + line.count("'''")) % 2 == 1
+    return False
 
 
 def _clean(completion: str) -> str:

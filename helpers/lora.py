@@ -18,6 +18,8 @@ from helpers.runtime import CourseError
 if TYPE_CHECKING:
     from peft import PeftModel
 
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
 
 def add_adapter(
     model: PreTrainedModel,

@@ -137,13 +137,12 @@ def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens:
     """
     parameters, half = count_parameters(config), settings.precision != "fp32"
     adapter = lora_parameters(config, settings.lora_rank, settings.lora_layers) if settings.lora_rank else 0
-    states = model_states(
-        parameters, reference=settings.beta > 0, frozen_bytes=HALF if adapter else FP32, adapter=adapter
-    )
+    frozen = HALF if adapter and settings.lora_base == "bf16" else FP32
+    states = model_states(parameters, reference=settings.beta > 0, frozen_bytes=frozen, adapter=adapter)
     gradients = states.pop("gradients")
-    half = half or adapter > 0  # a frozen base is in bfloat16
+    copies = {"half-precision copies": HALF * parameters} if half and frozen == FP32 else {}
+    half = half or frozen == HALF
     number = HALF if half else FP32
-    copies = {"half-precision copies": HALF * parameters} if half and not adapter else {}
     length = prompt_tokens + settings.max_completion_length
     sampled = prompt_tokens + settings.sampling["max_completion_length"]
     rows = max(settings.completions_per_step, settings.per_device_eval_batch_size)
@@ -154,7 +153,7 @@ def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens:
         lasting=states,
         sampling=copies
         | {
-            "KV cache": kv_cache(config, rows * sampled, HALF if adapter else FP32),
+            "KV cache": kv_cache(config, rows * sampled, frozen),
             "logits": SAMPLING_LOGITS * FP32 * config.vocab_size * rows,
             "activations": prefill,
         },

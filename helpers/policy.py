@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from helpers.answers import EndRule
 from helpers.hub import PolicyError as PolicyError
 from helpers.hub import is_adapter, locate
 
@@ -26,7 +27,6 @@ from helpers.hub import is_adapter, locate
 transformers_logging.disable_progress_bar()
 
 Prompt = str | list[dict[str, str]]  # plain text, or chat messages with "role" and "content"
-EndRule = Callable[[str], bool]  # whether a completion with this text is complete
 
 
 def load_policy(model: str | Path, *, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -159,24 +159,6 @@ def sample_completion_ids(
     finally:
         model.train(was_training)
     return completions
-
-
-def function_ended(text: str) -> bool:
-    """Return whether a function whose body begins `text` is complete: a line without indentation follows the body.
-
-    Lines inside a triple-quoted string, and lines that begin with a closing bracket, still belong to the body. Use this
-    for completions that continue a function. An answer in a chat ends by itself.
-
-    >>> function_ended("    return a + b\\n"), function_ended("    return a + b\\n\\nprint")
-    (False, True)
-    """
-    in_body = in_string = False
-    for line in text.split("\n"):
-        if in_body and not in_string and line[:1].strip() and line[0] not in ")]}":
-            return True
-        in_body = in_body or bool(line.strip() and line[0] in " \t")
-        in_string ^= (line.count('"""') + line.count("'''")) % 2 == 1
-    return False
 
 
 def is_cut_off(

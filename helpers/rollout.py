@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers.policy import EndRule, is_cut_off, sample_completion_ids, tokenize_prompt
+from helpers.answers import EndRule
+from helpers.policy import is_cut_off, sample_completion_ids, tokenize_prompt
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer

@@ -123,7 +123,8 @@ def run(
     model, tokenizer = load_policy(settings.model, device=settings.device)
     settings = settings.with_prompt(tokenizer)
     if settings.lora_rank:
-        model = lora.add_adapter(model, settings.lora_rank, settings.lora_layers, seed=settings.seed)
+        layers, dtype = settings.lora_layers, lora.DTYPES[settings.lora_base]
+        model = lora.add_adapter(model, settings.lora_rank, layers, dtype=dtype, seed=settings.seed)
     from helpers.training import NoSignalError, build_trainer, history_frame
 
     if measured:
@@ -207,7 +208,7 @@ def _solvable(train: list[Problem], model: Any, tokenizer: Any, settings: "Setti
         return [sum(passed) for passed in grade(problems, completions)]
 
     names = ("model", "prompt", "temperature", "max_completion_length", "group_sampling", "precision")
-    given = {name: getattr(settings, name) for name in names}
+    given = {name: getattr(settings, name) for name in names} | {"base": settings.base_precision}
     return keep_solvable(train, settings.keep_solvable, count, output / run_folder.SOLVED, given)
 
 
@@ -231,7 +232,7 @@ def _first_evaluation(
 
     names = ("model", "prompt", "eval_samples", "eval_temperature", "precision", "group_sampling")
     given: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    given |= {"max_completion_length": settings.sampling["max_completion_length"], "lora": settings.lora_rank > 0}
+    given |= {"max_completion_length": settings.sampling["max_completion_length"], "base": settings.base_precision}
     given |= {name: _digest(problems) for name, problems in sets.items()}
     path = output / run_folder.BEFORE
     stored = run_folder.read_evaluations(path, given)

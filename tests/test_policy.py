@@ -20,11 +20,11 @@ from transformers import (
 )
 
 from helpers import hub
+from helpers.answers import function_ended
 from helpers.lora import convert_weights
 from helpers.policy import (
     PolicyError,
     end_token_ids,
-    function_ended,
     is_cut_off,
     load_config,
     load_policy,

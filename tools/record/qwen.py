@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = settings_here("qwen-cpu", model=chosen.model, seed=chosen.seed, **given)
     folder, measured = chosen.runs / f"{chosen.reward}_seed{chosen.seed}", chosen.runs / "measured"
     _collect([chosen.output, folder], measured, chosen.model)
+    _keep(measured, chosen.output, chosen.model)
     if not (folder / RESULT).exists():
         resume = run_folder.last_checkpoint(folder) is not None
         if not resume:
@@ -39,7 +40,6 @@ def main(arguments: Sequence[str]) -> int:
         reward = train.find_reward(chosen.reward)
         start = measured if (measured / BEFORE).exists() else None
         train.run(settings, reward, folder, resume=resume, measured=start)
-    chosen.output.mkdir(parents=True, exist_ok=True)
     write_record(folder, chosen.output, chosen.model, chosen.weights)
     print(run_folder.before_after_table(json.loads((folder / RESULT).read_text(encoding="utf-8"))))
     return 0
@@ -52,9 +52,7 @@ def write_record(folder: Path, output: Path, model: str, weights: str) -> None:
     `.json` holds settings, versions, machine and scores; `_steps.csv` the log of each step; `_problems.csv` each
     problem's verdicts before and after; `_examples.jsonl` completions before and after.
     """
-    for name in (BEFORE, SOLVED):
-        if (folder / name).exists() and not (output / name).exists():
-            replace(output / name, _renamed(folder / name, model, NAME))
+    _keep(folder, output, model)
     result = json.loads(_renamed(folder / RESULT, model, NAME))
     steps = pd.DataFrame(result.pop("history"))
     before, after = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (BEFORE, AFTER))
@@ -92,6 +90,14 @@ def _collect(sources: Sequence[Path], measured: Path, model: str) -> None:
         for name in (BEFORE, SOLVED):
             if (source / name).is_file() and not (measured / name).exists():
                 (measured / name).write_text(_renamed(source / name, NAME, model), encoding="utf-8")
+
+
+def _keep(folder: Path, output: Path, model: str) -> None:
+    """Add what was measured before training to the record."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in (BEFORE, SOLVED):
+        if (folder / name).exists() and not (output / name).exists():
+            replace(output / name, _renamed(folder / name, model, NAME))
 
 
 def _renamed(path: Path, old: str, new: str) -> str:
