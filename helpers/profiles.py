@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from helpers import hub
-from helpers.losses import LOSS_TYPES
 from helpers.answers import EndRule, function_ended
+from helpers.losses import LOSS_TYPES
 from helpers.problems import PROMPT_MODES, choose_prompt_mode
 from helpers.runtime import CourseError, offline
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helpers import lora
+from helpers.hub import is_adapter
 from helpers.lora import (
     add_adapter,
     check_adapter,
