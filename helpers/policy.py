@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,10 @@ class TokenBatch:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     completion_mask: torch.Tensor
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        """Return the batch on a device."""
+        return TokenBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def pad_completions(

