@@ -12,7 +12,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from helpers.policy import Prompt, load_policy, pad_completions, sample_completion_ids, save_policy, tokenize_prompt
+from helpers.policy import (
+    Prompt,
+    convert_weights,
+    load_adapter,
+    load_policy,
+    pad_completions,
+    sample_completion_ids,
+    save_policy,
+    tokenize_prompt,
+)
 from helpers.runtime import CourseError
 
 if TYPE_CHECKING:
@@ -52,31 +61,10 @@ def add_adapter(
         return get_peft_model(convert_weights(model, dtype), config).eval()
 
 
-def convert_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Convert the weights in place and return the model. (`model.to` would round the frequencies of positions too.)"""
-    for weight in model.parameters():
-        weight.data = weight.data.to(dtype)
-    return model
-
-
 def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Write the adapter and the tokenizer to `folder`; the base model is only named there."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def load_adapter(
-    folder: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.bfloat16
-) -> tuple["PeftModel", PreTrainedTokenizerBase]:
-    """Load the base model that an adapter's folder names, in `dtype`, with the adapter on it, in evaluation mode.
-
-    Raises PolicyError, as `load_policy` does, if the base model is not available.
-    """
-    from peft import PeftConfig, PeftModel
-
-    name = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    base, tokenizer = load_policy(name, device=device)
-    return PeftModel.from_pretrained(convert_weights(base, dtype), folder).eval(), tokenizer
 
 
 def check_adapter(

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -22,6 +22,9 @@ from transformers.utils import logging as transformers_logging
 from helpers.answers import EndRule
 from helpers.hub import PolicyError as PolicyError
 from helpers.hub import is_adapter, locate
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # Otherwise each load and save leaves a bar in the notebooks' outputs.
 transformers_logging.disable_progress_bar()
@@ -42,8 +45,6 @@ def load_policy(model: str | Path, *, device: str | None = None) -> tuple[PreTra
     """
     folder = locate(model)
     if is_adapter(folder):
-        from helpers.lora import load_adapter  # it imports this module
-
         return load_adapter(folder, device=device)
     tokenizer = load_tokenizer(model)
     # Always float32, whatever the file contains. At RL learning rates an update is smaller than the spacing of
@@ -51,6 +52,27 @@ def load_policy(model: str | Path, *, device: str | None = None) -> tuple[PreTra
     policy = _load(partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32), model)
     _agree_on_special_tokens(policy, tokenizer)
     return policy.to(device or "cpu").eval(), tokenizer
+
+
+def load_adapter(
+    folder: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.bfloat16
+) -> tuple["PeftModel", PreTrainedTokenizerBase]:
+    """Load the base model that an adapter's folder names, in `dtype`, with the adapter on it, in evaluation mode.
+
+    Raises PolicyError, as `load_policy` does, if the base model is not available.
+    """
+    from peft import PeftConfig, PeftModel
+
+    name = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    base, tokenizer = load_policy(name, device=device)
+    return PeftModel.from_pretrained(convert_weights(base, dtype), folder).eval(), tokenizer
+
+
+def convert_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Convert the weights in place and return the model. (`model.to` would round the frequencies of positions too.)"""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model
 
 
 def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:

@@ -77,7 +77,7 @@ FLOORS = (
         "critic",
         "evaluation",
     },
-    {"profiles", "run_folder", "memory", "figures", "rollout", "solvable"},
+    {"profiles", "run_folder", "memory", "figures", "rollout", "solvable", "forecast"},
     {"training"},
     {"train", "evaluate", "diagnose", "exercises", "checks", "drawings", "preferences", "tiny_coder"},
 )
