@@ -50,14 +50,16 @@ def passes_tests(
     set, with one entry per completion. The program is made from `code_prompt`, the problem's own prompt, and the
     completion. If a row has no `code_prompt`, its prompt is used, which must then be a string. A row without tests is
     of another kind and gets None, and so does a row whose problem cannot be graded, with one warning per problem that
-    names its `task_id` if there is such a column. Raises ValueError for columns that do not fit, BrokenTestsError if
-    none of the rows can be graded because of their tests, and GradingError if grading does not work on this machine.
+    names its `task_id` if there is such a column. Raises ValueError for columns that do not fit, TypeError for settings
+    of the grader, which only `verdicts` takes, BrokenTestsError if none of the rows can be graded because of their
+    tests, and GradingError if grading does not work on this machine.
 
     >>> tests = "def check(candidate):\\n    assert candidate(2) == 4\\n"
     >>> answers = ["    return 2 * x\\n", "    return x + 1\\n"]
     >>> passes_tests(["def double(x):\\n"] * 2, answers, test=[tests] * 2, entry_point=["double"] * 2)
     [1.0, 0.0]
     """
+    _refuse_settings(kwargs)
     columns: dict[str, Any] = {"test": test, "entry_point": entry_point, "code_prompt": code_prompt}
     graded = verdicts(prompts, completions, **columns, task_id=kwargs.get("task_id"))
     return [None if verdict is None else reward_of(verdict) for verdict in graded]
@@ -82,6 +84,7 @@ def fraction_of_tests(
     >>> fraction_of_tests(["def double(x):\\n"], ["    return x + 2\\n"], test=[tests], entry_point=["double"])
     [0.5]
     """
+    _refuse_settings(kwargs)
     columns: dict[str, Any] = {"test": test, "entry_point": entry_point, "code_prompt": code_prompt}
     graded = verdicts(prompts, completions, **columns, task_id=kwargs.get("task_id"), each_assert=True)
     return [verdict.share if verdict is not None and verdict.graded else None for verdict in graded]
@@ -179,6 +182,17 @@ def reward_of(verdict: Verdict) -> float | None:
     (0.0, None)
     """
     return float(verdict.passed) if verdict.graded else None
+
+
+def _refuse_settings(columns: dict[str, Any]) -> None:
+    """Refuse what looks like a setting of the grader. Any other column may be there, and is not used."""
+    settings = inspect.signature(grade_programs).parameters.keys() - {"items"}
+    if found := sorted(settings & columns.keys()):
+        raise TypeError(
+            f"'{found[0]}' is a setting of the grader, which a reward function does not take. To change it, make a "
+            f"reward function of your own with verdicts(..., {found[0]}=...) and reward_of. If it is a column of your "
+            "data set, rename the column."
+        )
 
 
 def _report_broken_problems(results: Sequence[Verdict | None], names: Sequence[str | None]) -> None:

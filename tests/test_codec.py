@@ -1,5 +1,6 @@
 """The codec: any plain value crosses unchanged, and any bytes from a player end in a defined verdict."""
 
+import collections
 import socket
 import struct
 
@@ -51,6 +52,15 @@ exec(SAME)
 def no_processes_left():
     yield
     close_pool()
+
+
+class Counter(dict):
+    """A class that only shares its name with one of Python's library."""
+
+
+def test_a_class_is_known_by_what_it_is_and_not_by_its_name():
+    assert type(values.loads(values.dumps(Counter(a=1)))) is dict
+    assert type(values.loads(values.dumps(collections.Counter(a=1)))) is collections.Counter
 
 
 @given(VALUES)

@@ -166,6 +166,16 @@ def test_wrong_columns_get_one_clear_sentence():
 # --- the share of the asserts ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("reward", [passes_tests, fraction_of_tests])
+@pytest.mark.parametrize("setting", ["workers", "timeout", "memory", "modules", "each_assert"])
+def test_a_setting_of_the_grader_is_refused_and_another_column_is_not(reward: Callable, setting: str):
+    given = {"prompts": [PROMPT], "completions": ["    return x + 2\n"], "entry_point": ["f"]}
+    given["test"] = ["def check(candidate):\n    assert candidate(1) == 3\n"]
+    with pytest.raises(TypeError, match=rf"'{setting}' is a setting.*verdicts\(\.\.\., {setting}="):
+        reward(**given, **{setting: 1})
+    assert reward(**given, level=["easy"], trainer_state=None) == [1.0]
+
+
 def share(program: str, check: str) -> float:
     """What `fraction_of_tests` pays a program that defines `f` under a `check` of these lines."""
     test = "def check(candidate):\n" + textwrap.indent(textwrap.dedent(check), "    ")

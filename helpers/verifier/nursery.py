@@ -41,13 +41,14 @@ from verdict import LayerState, Limits  # noqa: E402
 # Nothing of ours stays on the path of a program under test.
 del sys.path[0]
 
-# Programs import these most often, so they are loaded once, here.
-WARM = "bisect collections copy functools hashlib heapq itertools math operator re string typing"
+# Programs import these most often, so they are loaded once, here. Every C library makes each fork slower, so modules
+# that few programs need, such as hashlib, are not among them.
+WARM = "bisect collections copy functools heapq itertools math operator re string typing"
 # Programs must be able to import these when they need them.
 NEEDED = (
     "abc array ast base64 binascii bz2 calendar cmath contextlib csv dataclasses datetime decimal difflib enum "
-    "fractions inspect io json locale lzma numbers pprint queue random sqlite3 ssl statistics struct textwrap time "
-    "timeit traceback types unicodedata warnings zlib zoneinfo"
+    "fractions hashlib inspect io json locale lzma numbers pprint queue random sqlite3 ssl statistics struct textwrap "
+    "time timeit traceback types unicodedata warnings zlib zoneinfo"
 )
 # At least one of these must work for a program to count as confined.
 WALLS = ("seccomp", "Landlock", "mount namespace")

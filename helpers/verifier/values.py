@@ -154,6 +154,7 @@ LIBRARY = {
     "path": Kind("pathlib", "PurePosixPath", lambda v: [str(v)], (str,)),
     "ndarray": Kind("numpy", "ndarray", lambda v: [v.dtype.str, [*v.shape], v.tobytes()], (str, list, bytes), _array),
 }
+TAGS = {kind.name: tag for tag, kind in LIBRARY.items()}
 encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 # By default it gives one and the same NaN object each time, which would then be found in a list by its identity.
 decode = json.JSONDecoder(parse_constant=float).raw_decode
@@ -347,14 +348,15 @@ class _Packer:
             return self.pack(value.item(), depth)
         if kind is OrderedSet or kind is OrderedFrozenset:
             return {"set" if kind is OrderedSet else "frozenset": self._items(value, depth)}
-        known = {getattr(sys.modules[k.module], k.name): tag for tag, k in LIBRARY.items() if k.module in sys.modules}
         for base in kind.__mro__:
             if base in PLAIN_BASES:
                 return self.pack(PLAIN_BASES[base](value), depth + 1)
             if base is BaseException:
                 return {"exception": self._exception(value, depth)}
-            if base in known:
-                return {known[base]: self._items(LIBRARY[known[base]].parts(value), depth)}
+            tag = TAGS.get(base.__name__)
+            # A program's own class may have the same name.
+            if tag and base is getattr(sys.modules.get(LIBRARY[tag].module), base.__name__, None):
+                return {tag: self._items(LIBRARY[tag].parts(value), depth)}
         if hasattr(kind, "__next__") and not hasattr(kind, "fileno") and not self._once:
             number = MAX_ITEMS if self._codec.iterators is None else FIRST_ITEMS
             items, rest = self._codec.take(iter(value), number, defer=True)
@@ -425,7 +427,8 @@ class _Unpacker:
 
     def unpack(self, tree: object, depth: int) -> Any:
         """Rebuild one value that may be nested that deep."""
-        if not isinstance(tree, list | dict):
+        # The decoder makes no subclasses, and a union in `isinstance` would take as long as the rest for a number.
+        if type(tree) is not list and type(tree) is not dict:
             return tree
         if depth == 0:
             raise CrossingError("a value nested too deep")
