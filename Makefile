@@ -21,7 +21,7 @@ help:
 	@echo "              replaces what the previous 'make run' wrote there, nothing else"
 	@echo "make test     run the tests, then every notebook"
 	@echo "make lint     check style, types, imports, and that the committed notebooks are in order"
-	@echo "make bench    benchmark the verifier against three other graders; six minutes, writes to build/bench/"
+	@echo "make bench    benchmark the sampler, and the verifier against three other graders; six minutes, writes to build/bench/"
 	@echo "make outputs  execute the notebooks and replace their committed outputs"
 	@echo "make publish REPOSITORY=https://github.com/you/name [REF=a-tag]"
 	@echo "              write the course's address into its bootstrap cells and its links to Colab"
@@ -78,6 +78,7 @@ lint: setup
 	$(VENV_PYTHON) -m tools.numbers
 
 bench: setup
+	@$(VENV_PYTHON) -m tools.sampling_speed
 	@$(VENV_PYTHON) -m tools.benchmark
 
 outputs: setup
