@@ -30,7 +30,8 @@ def test_a_model_is_measured_and_its_samples_are_written(command, capsys):
     rows = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
     assert [row["task_id"] for row in rows] == [problem.task_id for problem in problems for _ in range(2)]
     evaluation = Evaluation(**result["evaluation"])
-    assert [row["completion"] for row in rows] == [text for texts in evaluation.completions for text in texts]
+    texts = [text.replace("\r", "\n") for texts in evaluation.completions for text in texts]
+    assert [row["completion"].rstrip() for row in rows] == [text.rstrip() for text in texts]
     assert "pass@1" in capsys.readouterr().out
 
 
