@@ -152,6 +152,13 @@ class Settings:
             "ends": self.ends,
         }
 
+    def require_problems(self, number: int) -> None:
+        """Raise SettingsError if so many problems do not fill one step. TRL would train for 0 steps, without an error."""
+        if number < self.prompts_per_step:
+            raise SettingsError(
+                f"One step needs {self.prompts_per_step} prompts (prompts_per_step), and there are {number}."
+            )
+
     def with_prompt(self, tokenizer: "PreTrainedTokenizerBase") -> "Settings":
         """Return these settings with the prompt mode that fits the model's tokenizer.
 
@@ -272,7 +279,10 @@ def settings_here(name: str, **changes: Any) -> Settings:
         f"The profile {name} needs a GPU for {settings.model}, and there is none here: run the profile tiny, or name a "
         "small model of your own (GRPO_MODEL, or --model) to try the path on the CPU.",
     )
-    hub.locate(settings.model)
+    _demand(
+        not hub.is_adapter(hub.locate(settings.model)),
+        f"{settings.model} is an adapter. To train on from it, name the model that it was merged into (--merge).",
+    )
     if gpu_is_missing:
         print(f"No GPU here: {settings.model} runs on the CPU, in fp32 instead of {settings.precision} autocast.")
         return replace(settings, device="cpu", precision="fp32")

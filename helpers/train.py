@@ -116,6 +116,7 @@ def run(
     if resume:
         record = run_folder.read_unfinished(output, given)
     train, refused = (train, {}) if unchecked else _usable(train, held_out)
+    settings.require_problems(len(train))
     from helpers import lora
     from helpers.evaluation import compare, write_samples
     from helpers.forecast import measure_batch

@@ -88,12 +88,9 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
 def train_dataset(problems: Sequence[Problem], settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Return one row per problem: the `prompt` as text, chat template included, and the columns that the rewards need.
 
-    Raises SettingsError if the problems do not fill one step. TRL would train for 0 steps then, without an error.
+    Raises SettingsError if the problems do not fill one step.
     """
-    if len(problems) < settings.prompts_per_step:
-        raise SettingsError(
-            f"One step needs {settings.prompts_per_step} prompts (prompts_per_step), and there are {len(problems)}."
-        )
+    settings.require_problems(len(problems))
     mode = choose_prompt_mode(tokenizer, settings.prompt)
     prompts = [prompt_text(problem, tokenizer, mode) for problem in problems]
     return Dataset.from_dict({"prompt": prompts, **columns(problems)})
