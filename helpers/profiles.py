@@ -153,7 +153,7 @@ class Settings:
         }
 
     def require_problems(self, number: int) -> None:
-        """Raise SettingsError if so many problems do not fill one step. TRL would train for 0 steps, without an error."""
+        """Raise SettingsError if so many problems do not fill one step. TRL would train for 0 steps without a word."""
         if number < self.prompts_per_step:
             raise SettingsError(
                 f"One step needs {self.prompts_per_step} prompts (prompts_per_step), and there are {number}."

@@ -159,6 +159,14 @@ def run(
         raise
     trained = perf_counter()
     after = _evaluate_sets(model, tokenizer, sets, settings)
+    scores = {
+        name: {
+            "before": before[name].summary(),
+            "after": after[name].summary(),
+            "change": compare(before[name], after[name]),
+        }
+        for name in sets
+    }
     result = {
         **{name: getattr(settings, name) for name in ("profile", "model", "seed")},
         "reward": reward.__name__,
@@ -171,14 +179,8 @@ def run(
         "train_seconds": trainer.train_seconds,
         "peak_memory": peak_memory(settings.device),
         "resumed": record["resumed"],  # the steps after which it was resumed
-        "held_out": {
-            name: {
-                "before": before[name].summary(),
-                "after": after[name].summary(),
-                "change": compare(before[name], after[name]),
-            }
-            for name in sets
-        },
+        **next(iter(scores.values())),  # before, after and change on the first held-out set
+        "held_out": scores,
         "history": history_frame(trainer).to_dict("records"),
     }
     with writing(output):
