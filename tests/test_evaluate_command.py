@@ -23,9 +23,9 @@ def command(tmp_path):
 def test_a_model_is_measured_and_its_samples_are_written(command, capsys):
     status, output = command("--samples", "2", "--limit", "3")
     assert status == 0
-    result = json.loads((output / "evaluation.json").read_text())
+    result = json.loads((output / "result.json").read_text())
     assert (result["problems"], result["samples"], result["prompt"]) == (3, 2, "plain")
-    assert set(result["interval"]) == {"greedy", "pass@1"}
+    assert set(result["interval"]) == {"greedy", "pass@1"} and result["pass@8"] is None
     problems = read_problems(output / "problems.jsonl")
     rows = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
     assert [row["task_id"] for row in rows] == [problem.task_id for problem in problems for _ in range(2)]
@@ -37,7 +37,7 @@ def test_a_model_is_measured_and_its_samples_are_written(command, capsys):
 
 def test_without_samples_only_greedy_is_measured(command):
     _, output = command("--samples", "0")
-    result = json.loads((output / "evaluation.json").read_text())
+    result = json.loads((output / "result.json").read_text())
     assert set(result["interval"]) == {"greedy"}
     rows = (output / "samples.jsonl").read_text().splitlines()
     assert len(rows) == result["problems"]
@@ -45,12 +45,12 @@ def test_without_samples_only_greedy_is_measured(command):
 
 def test_eight_samples_give_pass_at_8(command):
     _, output = command("--limit", "1")
-    assert "pass@8" in json.loads((output / "evaluation.json").read_text())["interval"]
+    assert "pass@8" in json.loads((output / "result.json").read_text())["interval"]
 
 
 def test_a_chat_model_is_asked_in_a_message(command, tmp_path):
     _, output = command("--samples", "0", "--limit", "1", model=str(save_chat_policy(tmp_path / "chat")))
-    assert json.loads((output / "evaluation.json").read_text())["prompt"] == "chat"
+    assert json.loads((output / "result.json").read_text())["prompt"] == "chat"
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_a_mistake_is_one_sentence_and_status_2(command, capsys, changes, senten
 
 def test_nothing_is_overwritten_unasked(command, capsys):
     _, output = command("--samples", "0", "--limit", "1")
-    old = (output / "evaluation.json").read_text()
+    old = (output / "result.json").read_text()
     assert command("--samples", "0", "--limit", "2")[0] == 2
-    assert "is not empty" in capsys.readouterr().err and (output / "evaluation.json").read_text() == old
+    assert "is not empty" in capsys.readouterr().err and (output / "result.json").read_text() == old
     assert command("--samples", "0", "--limit", "2", "--overwrite")[0] == 0
-    assert (output / "evaluation.json").read_text() != old
+    assert (output / "result.json").read_text() != old
