@@ -101,17 +101,20 @@ def full_logits(config: PretrainedConfig, tokens: int, copies: int = 3) -> int:
     return FP32 * copies * config.vocab_size * tokens
 
 
-def activations(config: PretrainedConfig, tokens: int, length: int, half: bool, checkpointing: bool) -> int:
+def activations(
+    config: PretrainedConfig, tokens: int, length: int, half: bool, checkpointing: bool, layers: int | None = None
+) -> int:
     """Return the bytes that the layers keep for the backward pass, for `tokens` tokens in sequences of `length`.
 
     With hidden size H and intermediate size I, a layer keeps per token 34 H + 8 I under autocast and 40 H + 16 I in
     float32 (counted from the tensors that autograd saves in Qwen2), and also the attention's mask and log-sums.
-    Activation checkpointing keeps only 4 H, and recomputes one layer at a time.
+    Activation checkpointing keeps only 4 H, and recomputes one layer at a time. `layers` is the number of layers that
+    the backward pass goes through; None means all.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
     wide = 34 * hidden + 8 * inner + HALF * length if half else 40 * hidden + 16 * inner + FP32 * length
     layer = wide + FP32 * (config.num_attention_heads + 2)
-    layers = config.num_hidden_layers
+    layers = config.num_hidden_layers if layers is None else layers
     return tokens * (layers * FP32 * hidden + layer if checkpointing else layers * layer)
 
 
@@ -129,9 +132,12 @@ class TrainingMemory:
         return sum(self.lasting.values()) + max(sum(self.sampling.values()), sum(self.learning.values()))
 
 
-def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens: int) -> TrainingMemory:
+def training_memory(
+    settings: Settings, config: PretrainedConfig, prompt_tokens: int, train_prompt_tokens: int | None = None
+) -> TrainingMemory:
     """Return the memory that a GRPO run with these settings needs if its longest prompt has `prompt_tokens` tokens.
 
+    `train_prompt_tokens` is the length of the longest prompt that is trained on; None means the same.
     The count follows TRL 1.16: float32 weights, a second copy of the matrices in half precision under autocast, no
     full logits in training, and a second copy of the LM head's gradient while it is computed.
     """
@@ -143,10 +149,15 @@ def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens:
     copies = {"half-precision copies": HALF * parameters} if half and frozen == FP32 else {}
     half = half or frozen == HALF
     number = HALF if half else FP32
-    length = prompt_tokens + settings.max_completion_length
+    trained = train_prompt_tokens or prompt_tokens
+    length = trained + settings.max_completion_length
     sampled = prompt_tokens + settings.sampling["max_completion_length"]
     rows = max(settings.completions_per_step, settings.per_device_eval_batch_size)
     tokens = settings.micro_batch * length
+    if settings.group_sampling and not settings.activation_checkpointing:  # each prompt is read once
+        prompts = min(settings.prompts_per_step, settings.micro_batch)
+        tokens = settings.micro_batch * (settings.max_completion_length + 1) + prompts * trained
+    layers = config.num_hidden_layers - min(settings.lora_layers or (0,))
     prefill = rows * prompt_tokens * (4 * FP32 * config.hidden_size + 3 * number * config.intermediate_size)
     tile = min(tokens, TILE_TOKENS) * min(config.vocab_size, TILE_VOCABULARY) * number
     return TrainingMemory(
@@ -160,23 +171,23 @@ def training_memory(settings: Settings, config: PretrainedConfig, prompt_tokens:
         learning=copies
         | {
             "gradients": gradients,
-            "LM head gradient": FP32 * config.hidden_size * (config.vocab_size + tokens),
+            "LM head gradient": FP32 * config.hidden_size * (tokens + (0 if adapter else config.vocab_size)),
             "logits": tile,
-            "activations": activations(config, tokens, length, half, settings.activation_checkpointing),
+            "activations": activations(config, tokens, length, half, settings.activation_checkpointing, layers),
         },
     )
 
 
-def plan_memory(settings: Settings, problems: Sequence[Problem]) -> TrainingMemory:
-    """Return the memory that a run needs, before any weight is loaded.
+def plan_memory(settings: Settings, problems: Sequence[Problem], held_out: Sequence[Problem] = ()) -> TrainingMemory:
+    """Return the memory that a run needs that trains on `problems`, before any weight is loaded.
 
     Raises MemoryNeededError if the device has less.
     """
     tokenizer = load_tokenizer(settings.model)
     mode = choose_prompt_mode(tokenizer, settings.prompt)
-    prompts = [prompt_text(problem, tokenizer, mode) for problem in problems]
-    longest = max(len(tokenize_prompt(tokenizer, prompt)) for prompt in prompts)
-    memory = training_memory(settings, load_config(settings.model), longest)
+    lengths = [len(tokenize_prompt(tokenizer, prompt_text(one, tokenizer, mode))) for one in (*problems, *held_out)]
+    trained = max(lengths[: len(problems)])
+    memory = training_memory(settings, load_config(settings.model), max(lengths), trained)
     check_memory(memory, device_memory(settings.device))
     return memory
 

@@ -206,7 +206,6 @@ QWEN_CPU = Settings(
     max_steps=60,
     learning_rate=1.5e-4,
     save_steps=10,
-    per_device_train_batch_size=8,
     per_device_eval_batch_size=48,
     eval_samples=2,
     eval_max_completion_length=256,

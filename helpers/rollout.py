@@ -1,11 +1,11 @@
-"""Make TRL's GRPOTrainer fast enough for a real model on a CPU: sample groups, and score completions only."""
+"""Make TRL's GRPOTrainer fast enough for a real model on a CPU: read a prompt once for its whole group."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from helpers.answers import EndRule
 from helpers.policy import is_cut_off, sample_completion_ids, tokenize_prompt
@@ -63,25 +63,36 @@ def group_rollout(
     return rollout
 
 
-@contextmanager
-def completions_only() -> Iterator[None]:
-    """Let TRL compute log-probabilities of the completions alone, as it does on a GPU.
+def score_completions(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int) -> Any:
+    """Return `log_probs` and `entropy` (nats; None in a reference) of completion tokens, and read each prompt once.
 
-    On a CPU, TRL 1.16 multiplies the hidden state of every position, of prompts and padding too, by the output layer,
-    and discards most of the result. With a vocabulary of 151,936 that is most of a step. It asks a private function
-    whether to select the positions first; here the answer is yes. The values are the same up to rounding. If another
-    version of TRL has no such function, nothing changes.
+    `model` is one that a GRPOTrainer holds. The rows are prompts padded on the left, then completions of at most
+    `completion_length` tokens padded on the right, as TRL makes them; both results have shape (rows,
+    completion_length) and are 0 at padding. TRL itself computes every prompt again for each of its completions, and on
+    a CPU the output layer at every position too. The values and their gradients are the same up to rounding: what a
+    completion reads of its prompt are the keys and values in the cache, and the gradient flows back through them.
     """
-    from trl.trainer import utils
-
-    asked = getattr(utils, "_use_triton", None)
-    if asked is not None:
-        utils._use_triton = lambda device: True
-    try:
-        yield
-    finally:
-        if asked is not None:
-            utils._use_triton = asked
+    # The last token of the prompt comes with the completion, because it predicts the completion's first token.
+    start = input_ids.shape[1] - completion_length - 1
+    rows, owner = torch.unique(
+        torch.stack([input_ids, attention_mask])[:, :, :start].movedim(0, 1), dim=0, return_inverse=True
+    )
+    prompt_ids, prompt_mask = rows.unbind(1)
+    positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    prompt_positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
+    read = {"attention_mask": prompt_mask, "position_ids": prompt_positions, "use_cache": True, "logits_to_keep": 1}
+    cache = model(input_ids=prompt_ids, **read).past_key_values
+    cache.reorder_cache(owner)  # from one row per prompt to one row per completion
+    labels = input_ids.masked_fill(attention_mask == 0, -100)[:, start:]
+    labels[:, 0] = -100
+    return model(
+        input_ids=input_ids[:, start:],
+        attention_mask=attention_mask,
+        position_ids=positions[:, start:],
+        past_key_values=cache,
+        labels=labels,
+        fused_lm_head=True,
+    )
 
 
 def _seed(*numbers: int) -> int:

@@ -125,7 +125,7 @@ def run(
     from helpers.rewards import seeded
 
     isolation = {name: layer.on for name, layer in isolation_report().items()}
-    memory = plan_memory(settings, train + held_out)
+    memory = plan_memory(settings, train, held_out)
     model, tokenizer = load_policy(settings.model, device=settings.device)
     settings = settings.with_prompt(tokenizer)
     if settings.lora_rank:

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import wraps
 from pathlib import Path
@@ -23,7 +23,7 @@ from helpers import figures, run_folder
 from helpers.policy import Prompt, load_policy, sample_completions
 from helpers.problems import Problem, choose_prompt_mode, columns, prompt_text
 from helpers.profiles import Settings, SettingsError
-from helpers.rollout import completions_only, group_rollout
+from helpers.rollout import group_rollout, score_completions
 from helpers.run_folder import Interrupted, step_of
 from helpers.runtime import CourseError
 
@@ -126,7 +126,9 @@ def build_trainer(
     run_folder.require_room(Path(output_dir), model)
     # Never more threads than now: OMP_NUM_THREADS may ask for fewer than the settings do.
     torch.set_num_threads(min(settings.threads, torch.get_num_threads()))
-    trainer = ResumableTrainer(
+    # Activation checkpointing computes a layer twice and keeps no cache to share a prompt with.
+    shares_prompts = settings.group_sampling and not settings.activation_checkpointing
+    trainer = (GroupTrainer if shares_prompts else ResumableTrainer)(
         model=model,
         processing_class=tokenizer,
         reward_funcs=[_timed(function, len(functions)) for function in functions],
@@ -243,9 +245,7 @@ class ResumableTrainer(GRPOTrainer):
             self._epochs_done = int(_state(kept).epoch or 0)
         self._cut_short = True
         try:
-            # On a CPU, TRL multiplies every position by the output layer. On a GPU it selects the completions itself.
-            select = completions_only() if self.args.use_cpu and self.rollout_func else nullcontext()
-            with self._checkpoints.listening(), select:
+            with self._checkpoints.listening():
                 output = super().train(resume_from_checkpoint=str(kept) if kept else None)
         except KeyboardInterrupt:
             where = f"Stopped at once in step {self.state.global_step + 1} of {max_steps}"
@@ -291,6 +291,34 @@ class ResumableTrainer(GRPOTrainer):
         self.model.load_state_dict({name: weights.to(own[name].dtype) for name, weights in saved.items()})
         self.state = _state(checkpoint)
         return TrainOutput(self.state.global_step, float("nan"), {"train_runtime": self.train_seconds})
+
+
+class GroupTrainer(ResumableTrainer):
+    """A ResumableTrainer that reads each prompt once for all its completions in a micro-batch.
+
+    The method below is private in TRL, and a test fails if a new release renames it or passes other arguments.
+    """
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **others: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """Return the log-probabilities of the completions and, if asked, the entropies, in parts of `batch_size` rows.
+
+        Mixture-of-experts models and images, which need the other arguments, are not supported.
+        """
+        size = batch_size or len(input_ids)
+        parts = zip(input_ids.split(size), attention_mask.split(size), strict=True)
+        with self.accelerator.autocast():
+            scores = [score_completions(model, ids, mask, logits_to_keep) for ids, mask in parts]
+        entropies = torch.cat([part.entropy for part in scores]) if compute_entropy else None
+        return torch.cat([part.log_probs for part in scores]), entropies, None
 
 
 def _state(checkpoint: Path) -> TrainerState:

@@ -1,3 +1,4 @@
+import inspect
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,14 +8,14 @@ from chat_policies import save_chat_policy
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOTrainer
-from trl.trainer import utils
+from trl.trainer.utils import add_fused_lm_head
 
-from helpers.policy import load_policy
+from helpers.policy import load_policy, pad_completions, per_token_logps
 from helpers.problems import load_problems, prompt_of, prompt_text, split_problems
 from helpers.profiles import profile_settings
 from helpers.rewards import passes_tests
-from helpers.rollout import completions_only, group_rollout
-from helpers.training import grpo_config, train_dataset
+from helpers.rollout import group_rollout, score_completions
+from helpers.training import GroupTrainer, ResumableTrainer, grpo_config, train_dataset
 
 GROUPS, GROUP = 4, 4
 
@@ -35,7 +36,7 @@ def train(folder, reward, *, temperature=1.0, length=40, **rollout):
         processing_class=tokenizer,
         reward_funcs=reward,
         args=grpo_config(settings, folder),
-        train_dataset=train_dataset(split_problems(load_problems("tiny"))[0][:20], settings),
+        train_dataset=train_dataset(split_problems(load_problems("tiny"))[0][:20], settings, tokenizer),
         rollout_func=function,
     )
     trainer.remove_callback(PrinterCallback)
@@ -102,27 +103,69 @@ def test_draws_depend_on_seed_step_and_process_and_on_no_other_stream():
     assert len({sample(*case) for case in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)]}) == 6
 
 
-def test_scoring_completions_only_gives_the_same_step_for_less_work(tmp_path, monkeypatch):
-    scored = []
-    apply = utils._ChunkedLogProbFunction.apply
-    monkeypatch.setattr(
-        utils._ChunkedLogProbFunction, "apply", lambda hidden, *rest: scored.append(len(hidden)) or apply(hidden, *rest)
+def train_shared(folder, cls, seed=1, **changes):
+    """Train the bundled model for one step with either trainer. Returns the log, the weights and the tokens read."""
+    sizes = {"prompts_per_step": GROUPS, "num_generations": GROUP, "max_steps": 1, "max_completion_length": 40}
+    settings = replace(profile_settings("tiny"), **sizes | changes)
+    model, tokenizer = load_policy("data/tiny_coder")
+    problems = split_problems(load_problems("tiny"))[0][::90]
+    trainer = cls(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=by_turns,
+        args=grpo_config(settings, folder),
+        train_dataset=train_dataset(problems, settings, tokenizer),
+        rollout_func=group_rollout(max_completion_length=40, seed=seed),
     )
-    before = train(tmp_path, by_turns, seed=1)
-    with completions_only():
-        after = train(tmp_path, by_turns, seed=1)
-    for name in ("loss", "grad_norm", "entropy"):
-        assert after[name] == pytest.approx(before[name], rel=1e-3, abs=1e-6)
-    assert scored[1] == pytest.approx(GROUPS * GROUP * after["completions/mean_length"])
-    assert scored[1] < scored[0] / 2
-    train(tmp_path, by_turns, seed=1)
-    assert scored[2] == scored[0]  # the change ends with the block
+    trainer.remove_callback(PrinterCallback)
+    read = []
+    layer = model.model.layers[0]
+    layer.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0][..., 0].numel() * model.training))
+    trainer.train()
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    return trainer.state.log_history[0], weights, sum(read)
 
 
-def test_a_trl_without_that_function_is_left_as_it_is(monkeypatch):
-    monkeypatch.delattr(utils, "_use_triton")
-    with completions_only():
-        assert not hasattr(utils, "_use_triton")
+@pytest.mark.parametrize("changes", [{}, {"per_device_train_batch_size": 8}, {"beta": 0.1}, {"temperature": 0.7}])
+def test_reading_a_prompt_once_gives_the_same_step_for_less_work(tmp_path, changes):
+    before, old, all_tokens = train_shared(tmp_path / "a", ResumableTrainer, **changes)
+    after, new, fewer_tokens = train_shared(tmp_path / "b", GroupTrainer, **changes)
+    for name in ("loss", "grad_norm", "entropy", *(["kl"] if "beta" in changes else [])):
+        assert after[name] == pytest.approx(before[name], rel=1e-4, abs=1e-7)
+    start = torch.cat([p.detach().flatten() for p in load_policy("data/tiny_coder")[0].parameters()])
+    assert (new - start).abs().max() > 1e-4
+    # AdamW's first step has the size of the learning rate, and its sign where the gradient is near 0 is chance.
+    assert ((new - old).abs() > 1e-5).float().mean() < 0.01
+    assert fewer_tokens < all_tokens / (2 if "per_device_train_batch_size" not in changes else 1.1)
+
+
+def test_scores_and_gradients_are_those_of_the_whole_sequences():
+    model, tokenizer = load_policy("data/tiny_coder")
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    prompts = [tokenizer(problem.prompt)["input_ids"] for problem in load_problems("tiny")[:1500:500]]
+    completions = [[5, 6, 7, 8], [9, 10], [11], [12, 13, 14], [15, 16]]
+    batch = pad_completions([prompts[i] for i in (0, 1, 0, 2, 1)], completions, tokenizer.pad_token_id)
+    results = []
+    for own in (True, False):
+        if own:
+            scores = score_completions(model, batch.input_ids, batch.attention_mask, 4)
+            logps, entropies = scores.log_probs, scores.entropy
+        else:
+            logps, entropies = per_token_logps(model, batch)
+        ((logps + entropies.detach()) * batch.completion_mask).square().sum().backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        model.zero_grad(set_to_none=True)
+        results.append((logps * batch.completion_mask, entropies * batch.completion_mask, gradient))
+    for mine, theirs in zip(*results, strict=True):
+        assert mine.abs().sum() > 0
+        assert (mine - theirs).norm() < 1e-5 * theirs.norm()
+
+
+def test_trl_still_calls_the_method_that_is_replaced():
+    theirs = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
+    own = inspect.signature(GroupTrainer._get_per_token_logps_and_entropies).parameters
+    assert list(theirs)[:7] == list(own)[:7]
+    assert "self._get_per_token_logps_and_entropies(" in inspect.getsource(GRPOTrainer._compute_loss)
 
 
 def test_trl_reads_a_prompt_with_the_template_applied_as_it_reads_the_messages(tmp_path):
