@@ -1,17 +1,21 @@
 """Make TRL's GRPOTrainer fast enough for a real model on a CPU: read a prompt once for its whole group."""
 
 from collections.abc import Callable
+from copy import copy
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from helpers.answers import EndRule
 from helpers.policy import is_cut_off, sample_completion_ids, tokenize_prompt
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer
+
+PART = 16  # completions that are scored together
 
 
 def group_rollout(
@@ -63,14 +67,17 @@ def group_rollout(
     return rollout
 
 
-def score_completions(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int) -> Any:
-    """Return `log_probs` and `entropy` (nats; None in a reference) of completion tokens, and read each prompt once.
+def score_completions(
+    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_length: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the log-probability and the entropy (nats) of each completion token, and read each prompt only once.
 
-    `model` is one that a GRPOTrainer holds. The rows are prompts padded on the left, then completions of at most
-    `completion_length` tokens padded on the right, as TRL makes them; both results have shape (rows,
-    completion_length) and are 0 at padding. TRL itself computes every prompt again for each of its completions, and on
-    a CPU the output layer at every position too. The values and their gradients are the same up to rounding: what a
-    completion reads of its prompt are the keys and values in the cache, and the gradient flows back through them.
+    `model` is one that a GRPOTrainer holds; a reference model gives no entropies. The rows are prompts padded on the
+    left, then completions of at most `completion_length` tokens padded on the right, as TRL makes them; both results
+    have shape (rows, completion_length) and are 0 at padding. TRL itself computes every prompt again for each of its
+    completions, and pads all completions to the longest. The values and their gradients are the same up to rounding:
+    what a completion reads of its prompt are the keys and values in the cache, and the gradient flows back through
+    them.
     """
     # The last token of the prompt comes with the completion, because it predicts the completion's first token.
     start = input_ids.shape[1] - completion_length - 1
@@ -78,21 +85,50 @@ def score_completions(model: Any, input_ids: torch.Tensor, attention_mask: torch
         torch.stack([input_ids, attention_mask])[:, :, :start].movedim(0, 1), dim=0, return_inverse=True
     )
     prompt_ids, prompt_mask = rows.unbind(1)
-    positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-    prompt_positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
-    read = {"attention_mask": prompt_mask, "position_ids": prompt_positions, "use_cache": True, "logits_to_keep": 1}
+    positions = (prompt_mask.cumsum(-1) - 1).clamp(min=0)
+    read = {"attention_mask": prompt_mask, "position_ids": positions, "use_cache": True, "logits_to_keep": 1}
     cache = model(input_ids=prompt_ids, **read).past_key_values
-    cache.reorder_cache(owner)  # from one row per prompt to one row per completion
-    labels = input_ids.masked_fill(attention_mask == 0, -100)[:, start:]
+    lengths = attention_mask[:, start + 1 :].sum(-1)
+    order = lengths.argsort()
+    # Completions of similar length share a part, which needs little padding.
+    parts = [
+        _score_part(model, input_ids[part], attention_mask[part], start, int(lengths[part].max()), cache, owner[part])
+        for part in order.split(PART)
+    ]
+    back = order.argsort()
+    logps, entropies = (
+        [pad(one, (0, completion_length - one.shape[1])) for one in tensors if one is not None]
+        for tensors in zip(*parts, strict=True)
+    )
+    return torch.cat(logps)[back], torch.cat(entropies)[back] if entropies else None
+
+
+def _score_part(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    start: int,
+    longest: int,
+    cache: Any,
+    owner: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Score some rows, given the cache of all prompts and the number of each row's prompt in it."""
+    end = start + 1 + max(1, longest)
+    ids, mask = input_ids[:, :end], attention_mask[:, :end]
+    labels = ids.masked_fill(mask == 0, -100)[:, start:]
     labels[:, 0] = -100
-    return model(
-        input_ids=input_ids[:, start:],
-        attention_mask=attention_mask,
-        position_ids=positions[:, start:],
-        past_key_values=cache,
+    own = copy(cache)
+    own.layers = [copy(layer) for layer in cache.layers]
+    own.reorder_cache(owner)  # from one row per prompt to one row per completion; the old tensors stay as they are
+    scores = model(
+        input_ids=ids[:, start:],
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, start:],
+        past_key_values=own,
         labels=labels,
         fused_lm_head=True,
     )
+    return scores.log_probs, scores.entropy
 
 
 def _seed(*numbers: int) -> int:

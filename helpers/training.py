@@ -317,8 +317,8 @@ class GroupTrainer(ResumableTrainer):
         parts = zip(input_ids.split(size), attention_mask.split(size), strict=True)
         with self.accelerator.autocast():
             scores = [score_completions(model, ids, mask, logits_to_keep) for ids, mask in parts]
-        entropies = torch.cat([part.entropy for part in scores]) if compute_entropy else None
-        return torch.cat([part.log_probs for part in scores]), entropies, None
+        logps, entropies = zip(*scores, strict=True)
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
 
 def _state(checkpoint: Path) -> TrainerState:

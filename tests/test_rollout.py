@@ -10,6 +10,7 @@ from transformers import PrinterCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from helpers import rollout
 from helpers.policy import load_policy, pad_completions, per_token_logps
 from helpers.problems import load_problems, prompt_of, prompt_text, split_problems
 from helpers.profiles import profile_settings
@@ -139,7 +140,7 @@ def test_reading_a_prompt_once_gives_the_same_step_for_less_work(tmp_path, chang
     assert fewer_tokens < all_tokens / (2 if "per_device_train_batch_size" not in changes else 1.1)
 
 
-def test_scores_and_gradients_are_those_of_the_whole_sequences():
+def test_scores_and_gradients_are_those_of_the_whole_sequences(monkeypatch):
     model, tokenizer = load_policy("data/tiny_coder")
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     prompts = [tokenizer(problem.prompt)["input_ids"] for problem in load_problems("tiny")[:1500:500]]
@@ -148,8 +149,8 @@ def test_scores_and_gradients_are_those_of_the_whole_sequences():
     results = []
     for own in (True, False):
         if own:
-            scores = score_completions(model, batch.input_ids, batch.attention_mask, 4)
-            logps, entropies = scores.log_probs, scores.entropy
+            monkeypatch.setattr(rollout, "PART", 2)
+            logps, entropies = score_completions(model, batch.input_ids, batch.attention_mask, 4)
         else:
             logps, entropies = per_token_logps(model, batch)
         ((logps + entropies.detach()) * batch.completion_mask).square().sum().backward()
