@@ -336,7 +336,12 @@ def _given(settings: "Settings", reward: "RewardFunction", problems: Sequence[Pr
     """Return everything that must be the same when a run is resumed."""
     # As JSON returns it: a tuple becomes a list.
     same = json.loads(json.dumps(asdict(settings)))
-    return {**same, "processes": processes.count(), "reward": reward.__name__, "SHA-256 of the problems": _digest(problems)}
+    return {
+        **same,
+        "processes": processes.count(),
+        "reward": reward.__name__,
+        "SHA-256 of the problems": _digest(problems),
+    }
 
 
 def _digest(problems: Sequence[Problem]) -> str:
