@@ -2,11 +2,12 @@
 
 import os
 from dataclasses import dataclass, replace
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from helpers import hub
+from helpers import hub, processes
 from helpers.answers import EndRule, function_ended
 from helpers.losses import LOSS_TYPES
 from helpers.problems import PROMPT_MODES, choose_prompt_mode
@@ -130,6 +131,25 @@ class Settings:
     def gradient_accumulation_steps(self) -> int:
         """Micro-batches per step. One optimizer step per batch of samples keeps the training on-policy."""
         return self.completions_per_step // self.micro_batch
+
+    def share(self, count: int) -> "Settings":
+        """Return the settings of one of `count` processes that share each step: whole groups, equally many for each.
+
+        A micro-batch stays as large as it is, or becomes the largest part of it that divides the share. Raises
+        SettingsError if the groups cannot be shared equally.
+
+        >>> profile_settings("tiny").share(2).completions_per_step
+        32
+        """
+        fitting = [str(n) for n in range(1, self.prompts_per_step + 1) if self.prompts_per_step % n == 0]
+        _demand(
+            str(count) in fitting,
+            f"{count} processes cannot share the {self.prompts_per_step} groups of a step (prompts_per_step) equally; "
+            f"start {', '.join(fitting[:-1])} or {fitting[-1]}.",
+        )
+        prompts = self.prompts_per_step // count
+        micro_batch = gcd(self.micro_batch, prompts * self.num_generations)
+        return replace(self, prompts_per_step=prompts, per_device_train_batch_size=micro_batch)
 
     @property
     def base_precision(self) -> str:
@@ -270,6 +290,7 @@ def settings_here(name: str, **changes: Any) -> Settings:
     settings = profile_settings(name)
     named = _from_environment(name) | changes
     settings = replace(settings, **named)
+    settings.share(processes.count())  # refuses a number of processes that does not fit
     if name == "tiny":
         offline()
     gpu_is_missing = settings.device == "cuda" and not has_gpu()
@@ -293,9 +314,10 @@ def settings_here(name: str, **changes: Any) -> Settings:
 
 
 def has_gpu() -> bool:
-    """Return whether PyTorch finds a CUDA device. If there are several, only the first one is used."""
+    """Return whether PyTorch finds a CUDA device. If there are several, one process uses only the first one."""
     # TRL refuses to run on several GPUs in one process. This takes effect only before the first use of CUDA.
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    if processes.count() == 1:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     return torch.cuda.is_available()
 
 

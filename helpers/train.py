@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from helpers import rewards, run_folder
+from helpers import processes, rewards, run_folder
 from helpers.problems import Problem, check_solutions, first_problems, load_sets, prompt_text, write_problems
 from helpers.run_folder import RESULT, Interrupted, write_result, writing
 from helpers.runtime import CourseError, prepare_libraries
@@ -50,6 +50,7 @@ NO_REWARDS = ("verdicts",)  # it has a reward's signature, but returns verdicts 
 PACKAGES = ("torch", "trl", "transformers", "datasets", "accelerate", "numpy")
 
 
+@processes.joined()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
@@ -67,18 +68,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = settings_here(arguments.profile, **named)
         reward = find_reward(arguments.reward)
         if not arguments.resume:
-            run_folder.prepare_output(output, arguments.overwrite)
+            processes.on_first(run_folder.prepare_output, output, arguments.overwrite)
         given = {
             name: getattr(arguments, name) for name in ("allow_no_signal", "resume", "merge", "unchecked", "measured")
         }
         result = run(settings, reward, output, **given)
     except (Interrupted, KeyboardInterrupt) as error:
         stop = error if isinstance(error, Interrupted) else Interrupted("Interrupted", output)
-        print(f"helpers.train: {stop.what} {_how_to_continue(stop, argv)}", file=sys.stderr)
+        processes.report(f"helpers.train: {stop.what} {_how_to_continue(stop, argv)}")
         return stop.status
     except (CourseError, GradingError) as error:
-        print(f"helpers.train: {error}", file=sys.stderr)
+        processes.report(f"helpers.train: {error}")
         return 2
+    if processes.rank():
+        return 0  # only the first process has a result
     print(run_folder.before_after_table(result))
     print(
         f"{len(result['history'])} steps of training took {result['train_seconds']:.0f} s. {output} now contains the "
@@ -115,7 +118,7 @@ def run(
     record: dict[str, Any] = {"given": given, "resumed": [], "seconds": 0.0}
     if resume:
         record = run_folder.read_unfinished(output, given)
-    train, refused = (train, {}) if unchecked else _usable(train, held_out)
+    train, refused = (train, {}) if unchecked else processes.on_first(_usable, train, held_out)
     settings.require_problems(len(train))
     from helpers import lora
     from helpers.evaluation import compare, write_samples
@@ -134,9 +137,9 @@ def run(
     from helpers.training import NoSignalError, build_trainer, history_frame
 
     if measured:
-        run_folder.take_over(measured, output)
+        processes.on_first(run_folder.take_over, measured, output)
     if settings.keep_solvable:
-        train = _solvable(train, model, tokenizer, settings, output)
+        train = processes.on_first(_solvable, train, model, tokenizer, settings, output)
     reward = seeded(reward, settings.seed)
     trainer = build_trainer(settings, model, tokenizer, train, reward, output, allow_no_signal=allow_no_signal)
     print(
@@ -144,19 +147,22 @@ def run(
         f"held out: {', '.join(f'{len(problems)} ({name})' for name, problems in sets.items())}.",
         flush=True,
     )
-    forecast = measure_batch(model, tokenizer, train, settings)
+    forecast = processes.on_first(measure_batch, model, tokenizer, train, settings)
     to_evaluate = len(held_out) * (1 if resume or measured else 2)
     print(forecast.text(settings, to_evaluate, memory.peak), flush=True)
-    before = _first_evaluation(model, tokenizer, sets, settings, output)
+    before = processes.on_first(_first_evaluation, model, tokenizer, sets, settings, output)
     record["seconds"] += perf_counter() - started  # everything except the training itself
     with writing(output):
-        run_folder.write_unfinished(record, output)
+        processes.on_first(run_folder.write_unfinished, record, output)
     try:
         trainer.train(resume_from_checkpoint=resume)
     except NoSignalError:
         # Leave the folder empty, so that the same command works with --allow-no-signal or with easier problems.
-        run_folder.discard_run(output)
+        processes.on_first(run_folder.discard_run, output)
         raise
+    trainer.end()  # from here on, the first process needs no other
+    if processes.rank():
+        return {}
     trained = perf_counter()
     after = _evaluate_sets(model, tokenizer, sets, settings)
     scores = {
@@ -171,6 +177,7 @@ def run(
         **{name: getattr(settings, name) for name in ("profile", "model", "seed")},
         "reward": reward.__name__,
         "settings": asdict(settings),
+        "processes": processes.count(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "isolation": isolation,
         "training_problems": [problem.task_id for problem in train],
@@ -329,7 +336,12 @@ def _given(settings: "Settings", reward: "RewardFunction", problems: Sequence[Pr
     """Return everything that must be the same when a run is resumed."""
     # As JSON returns it: a tuple becomes a list.
     same = json.loads(json.dumps(asdict(settings)))
-    return {**same, "reward": reward.__name__, "SHA-256 of the problems": _digest(problems)}
+    return {
+        **same,
+        "processes": processes.count(),
+        "reward": reward.__name__,
+        "SHA-256 of the problems": _digest(problems),
+    }
 
 
 def _digest(problems: Sequence[Problem]) -> str:
@@ -340,7 +352,7 @@ def _how_to_continue(stop: Interrupted, argv: Sequence[str]) -> str:
     """Return the command that continues the run, or that starts it again if it has no checkpoint."""
     words, option = ("continue", "--resume") if stop.kept else ("start again", "--overwrite")
     same = [word for word in argv if word not in ("--resume", "--overwrite")]
-    return f"To {words}: {shlex.join([sys.orig_argv[0], '-m', 'helpers.train', *same, option])}"
+    return f"To {words}: {shlex.join([sys.orig_argv[0], *processes.launcher(), '-m', 'helpers.train', *same, option])}"
 
 
 def _tuples(value: Any) -> Any:

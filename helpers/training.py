@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig, GRPOTrainer
 
-from helpers import figures, run_folder
+from helpers import figures, processes, run_folder
 from helpers.policy import Prompt, load_policy, sample_completions
 from helpers.problems import Problem, choose_prompt_mode, columns, prompt_text
 from helpers.profiles import Settings, SettingsError
@@ -57,7 +57,7 @@ class NoSignalError(CourseError):
 def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
     """Return the settings as TRL's GRPOConfig, with one optimizer step per batch of samples and no reporting.
 
-    Each setting that TRL has goes to it under the same name.
+    Each setting that TRL has goes to it under the same name. Several processes share a step's groups equally.
 
     >>> from helpers.profiles import profile_settings
     >>> grpo_config(profile_settings("tiny"), "my-run").generation_batch_size
@@ -65,19 +65,21 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
     """
     # The evaluation's batch size stays ours, because TRL's own evaluation is not used.
     theirs = {field.name for field in fields(GRPOConfig)} - {"per_device_eval_batch_size"}
+    share = settings.share(processes.count())
     shared = {name: value for name, value in asdict(settings).items() if name in theirs}
     # TRL counts a completion that the sampler's own rule has ended as truncated, so with group sampling the rollout
     # masks instead.
     masked = settings.mask_truncated_completions and not settings.group_sampling
     return GRPOConfig(
-        **shared | {"per_device_train_batch_size": settings.micro_batch, "mask_truncated_completions": masked},
+        **shared | {"per_device_train_batch_size": share.micro_batch, "mask_truncated_completions": masked},
         output_dir=str(output_dir),
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,  # TRL then samples once per optimizer step
+        gradient_accumulation_steps=share.gradient_accumulation_steps,  # TRL then samples once per optimizer step
         use_cpu=settings.device == "cpu",
         bf16=settings.precision == "bf16",  # TRL's default is True, which is slower on a CPU and refused there
         fp16=settings.precision == "fp16",  # with gradient scaling
         gradient_checkpointing=settings.activation_checkpointing,  # the name before transformers 5.23, and still TRL's
         dataloader_pin_memory=settings.device != "cpu",
+        ddp_find_unused_parameters=False,  # every trained weight takes part in every step
         logging_steps=1,
         save_strategy="steps",  # and after the last step
         report_to="none",
@@ -164,8 +166,8 @@ class Checkpoints(TrainerCallback):
     saving = False  # a checkpoint is being written
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After a signal, tell the trainer to save and stop."""
-        if self.signum:
+        """After a signal to any of the processes, tell the trainer to save and stop."""
+        if processes.highest(self.signum):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -173,11 +175,15 @@ class Checkpoints(TrainerCallback):
         if control.should_save:
             self.saving = True
             # A checkpoint of the same step may have been cut short earlier. Its files must not mix with the new ones.
-            run_folder.discard(run_folder.checkpoint_folder(args.output_dir, state.global_step))
+            if processes.rank() == 0:
+                run_folder.discard(run_folder.checkpoint_folder(args.output_dir, state.global_step))
+            processes.wait()  # each process saves its random state, and the others must not begin too early
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep only the new checkpoint. (`save_total_limit` would log a warning about file times to the terminal.)"""
-        run_folder.seal_checkpoint(run_folder.checkpoint_folder(args.output_dir, state.global_step))
+        processes.wait()
+        if processes.rank() == 0:
+            run_folder.seal_checkpoint(run_folder.checkpoint_folder(args.output_dir, state.global_step))
         self.saving = False
 
     @contextmanager
@@ -256,9 +262,9 @@ class ResumableTrainer(GRPOTrainer):
             where = f"The checkpoint of step {self.state.global_step} cannot be written to {folder}"
             raise Interrupted(f"{where}: {run_folder.reason_of(error, folder)}", folder, 2, rebuild=True) from error
         self._cut_short = False
-        if self._checkpoints.signum:
+        if signum := processes.highest(self._checkpoints.signum):
             where = f"Stopped after step {self.state.global_step} of {max_steps}"
-            raise Interrupted(where, folder, 128 + self._checkpoints.signum)
+            raise Interrupted(where, folder, 128 + signum)
         return output
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

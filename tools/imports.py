@@ -63,7 +63,7 @@ def imported_packages(source: str, when_loaded: bool = False) -> set[str]:
 # The rooms of helpers/, floor by floor. A room imports from its own floor or from below, never from above. First comes
 # what every room needs, then the loop, then a run. training is where the loop meets the run: it needs both.
 FLOORS = (
-    {"runtime", "hub"},
+    {"runtime", "hub", "processes"},
     {
         "problems",
         "mbpp",
