@@ -18,7 +18,7 @@ from helpers.policy import load_policy
 from helpers.problems import load_problems, split_problems, write_problems
 from helpers.profiles import SettingsError, profile_settings, settings_here
 
-STEPS = 8
+STEPS = 5
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 COMMAND = ["-m", "helpers.train", "--reward", "passes_tests"]
