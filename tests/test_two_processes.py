@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def options(folder):
     train, held_out = split_problems(load_problems("tiny"))
-    write_problems(train[:40], folder / "train.jsonl")
+    write_problems(train[:24], folder / "train.jsonl")
     write_problems(held_out[:4], folder / "held_out.jsonl")
     sources = ["--problems", str(folder / "train.jsonl"), "--held-out", str(folder / "held_out.jsonl")]
     return ["--profile", "tiny", *sources, "--eval-samples", "1", "--max-steps", str(STEPS), "--allow-no-signal"]
