@@ -14,8 +14,12 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# The bundled model knows no chat, so this template gives it only the code inside the fence, as in its training.
-FENCED_CODE = r"{{ messages[0]['content'].split('```python\n')[1].split('\n```')[0] }}{{ '\n' }}"
+# The bundled model knows no chat, so this template gives it only the code inside the fence, as in its training. Without a
+# fence, as in the mode "prefill", it gives nothing: there the code follows the template's text.
+FENCED_CODE = (
+    r"{% set parts = messages[0]['content'].split('```python\n') %}"
+    r"{% if parts[1] is defined %}{{ parts[1].split('\n```')[0] }}{{ '\n' }}{% endif %}"
+)
 
 
 def save_chat_policy(folder: Path, end_share: float = 0.1, seed: int = 0) -> Path:
