@@ -166,6 +166,25 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(command, tmp_path,
     assert [path.name for path in output.iterdir()] == ["mine.txt"]
 
 
+def test_an_old_adapter_does_not_stay_next_to_the_model_of_a_new_run(tmp_path):
+    for name in ("result.json", "before.json", "solved.json", *run_folder.ADAPTER, "samples_a_before.jsonl", "mine.txt"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / run_folder.MERGED).mkdir()
+    run_folder.prepare_output(tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_damaged_evaluation_is_not_read(tmp_path):
+    run_folder.write_evaluations({"a": {}}, {"model": "m"}, tmp_path / "before.json")
+    assert run_folder.read_evaluations(tmp_path / "before.json", {"model": "m"}) == {"a": {}}
+    assert run_folder.read_evaluations(tmp_path / "absent.json", {"model": "m"}) is None
+    with pytest.raises(CourseError, match=r"belongs to other settings: model m \(now other\)\."):
+        run_folder.read_evaluations(tmp_path / "before.json", {"model": "other"})
+    (tmp_path / "before.json").write_text("{")
+    with pytest.raises(CourseError, match="before.json is damaged: start again"):
+        run_folder.read_evaluations(tmp_path / "before.json", {"model": "m"})
+
+
 def test_a_run_without_signal_leaves_an_empty_folder_for_the_next_one(command, tmp_path, capsys):
     output = tmp_path / "run"
     output.mkdir()
@@ -189,6 +208,13 @@ def test_a_run_without_signal_leaves_an_empty_folder_for_the_next_one(command, t
         (("--seed", "-1"), "seed must be at least 0 and at most 4294967295, not -1."),
         (("--seed", str(2**32)), "seed must be at least 0 and at most 4294967295, not 4294967296."),
         (("--model", "data/absent"), "There is no model folder data/absent."),
+        (("--prompt", "caht"), 'prompt must be one of chat, prefill, plain, not "caht".'),
+        (("--prompt", "chat"), 'The prompt mode "chat" needs a chat template, and this model has none'),
+        (("--keep-solvable", "1"), "keep_solvable must be 0 or at least 2"),
+        (("--held-out", "2"), "The share of problems to hold out must lie between 0 and 1, not 2."),
+        (("--problems", "absent.jsonl"), "absent.jsonl could not be read"),
+        (("--merge",), "There is no adapter to merge: add --lora-rank, or leave out --merge."),
+        (("--measured", "absent"), "The folder absent has no before.json to take over."),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(command, capsys, arguments, sentence):

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pandas as pd
 import pytest
 import torch
-from chat_policies import FENCED_CODE
+from chat_policies import FENCED_CODE, save_chat_policy
 from random_policy import arithmetic_problems, save_random_policy
 from trl import GRPOConfig, GRPOTrainer
 
@@ -48,9 +48,10 @@ def folder(tmp_path_factory):
 def train(folder, tmp_path):
     """Train the random policy, with a chat template or without, and return trainer and history."""
 
-    def run(reward=vowels, settings=SMALL, chat=False, **options):
-        model, tokenizer = load_policy(folder)
-        tokenizer.chat_template = FENCED_CODE if chat else None
+    def run(reward=vowels, settings=SMALL, model=folder, chat=False, **options):
+        model, tokenizer = load_policy(model)
+        if chat:
+            tokenizer.chat_template = FENCED_CODE
         trainer = build_trainer(settings, model, tokenizer, PROBLEMS, reward, tmp_path / "run", **options)
         trainer.train()
         return trainer, history_frame(trainer)
@@ -345,12 +346,13 @@ def test_a_base_model_learns_from_truncated_completions_though_the_settings_mask
 
 
 @pytest.mark.parametrize(("truncated", "masked", "ends"), [(0.95, True, True), (0.95, False, False), (0.9, True, False)])
-def test_a_run_that_leaves_out_nearly_all_completions_ends_at_once(truncated, masked, ends, train, monkeypatch):
+def test_a_run_that_leaves_out_nearly_all_completions_ends_at_once(truncated, masked, ends, train, tmp_path, monkeypatch):
+    model = save_chat_policy(tmp_path / "model")  # its completions have ten tokens or so
     frame = training._frame
     monkeypatch.setattr(training, "_frame", lambda log: frame(log).assign(clipped_ratio=truncated))
     settings = replace(SMALL, max_completion_length=30, max_steps=4, mask_truncated_completions=masked)
     try:
-        trainer, _ = train(settings=settings, chat=True)
+        trainer, _ = train(settings=settings, model=model)
     except NoSignalError as error:
         assert ends
         assert "95% of the completions in the first 3 steps were truncated" in str(error)
