@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from helpers.hub import PolicyError
 from helpers.policy import (
     Prompt,
     convert_weights,
@@ -42,13 +43,16 @@ def add_adapter(
 
     `layers` are the numbers of the transformer layers that get one; None means all. With the upper layers only, the
     backward pass is shorter. The new adapter changes no output yet. `seed` fixes its initial weights, and torch's
-    global random stream is left alone. Raises ValueError for a rank below 1 or a layer that the model does not have.
+    global random stream is left alone. Raises PolicyError for a rank below 1 or a layer that the model does not have.
     """
     from peft import LoraConfig, get_peft_model
 
     count = model.config.get_text_config().num_hidden_layers
     if rank < 1 or not all(0 <= layer < count for layer in layers or ()):
-        raise ValueError(f"rank must be at least 1 and layers between 0 and {count - 1}, not {rank} and {layers}.")
+        raise PolicyError(
+            f"lora_rank must be at least 1 and lora_layers between 0 and {count - 1}, as the model has {count} layers, "
+            f"not {rank} and {layers}."
+        )
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,  # the update is multiplied by alpha / r = 2

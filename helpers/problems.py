@@ -139,7 +139,7 @@ def load_sets(
     and, if it is also trained on, "humaneval", only the held-out part is evaluated on. Without `held_out`, that is the
     part of `source` that `split_problems` holds out: half of HumanEval, a quarter of a file. The problems of a built-in
     source that are also in a held-out set are not trained on, and this says so. Raises ProblemError for them in a file,
-    and for a share that is not between 0 and 1.
+    for a share that is not between 0 and 1, and for one that holds out no problem.
 
     >>> train, sets = load_sets("tiny", ["tiny", "humaneval"])
     >>> len(train), {name: len(problems) for name, problems in sets.items()}
@@ -162,6 +162,8 @@ def load_sets(
         label = Path(source if is_part else name).name.removesuffix(".gz").removesuffix(".jsonl")
         if label in sets:
             raise ProblemError(f'There are two held-out sets with the name "{label}": rename one of the files.')
+        if is_part and not near:
+            raise ProblemError(f"None of the {len(train)} problems in {source} is held out: hold out a larger share.")
         sets[label] = near if is_part else load_held_out(name, unchecked=unchecked)
     if names == [source] and source not in BUILT_IN:
         print(f"{len(near)} of the {len(train) + len(near)} problems in {source} are held out, and never trained on.")

@@ -21,6 +21,7 @@ UNFINISHED = "unfinished.json"  # exists until a run is finished: its settings a
 HELD_OUT = "held_out_{}.jsonl"  # the problems of one held-out set, by its name
 SAMPLES = "samples_{}_{}.jsonl"  # name of the set; before or after
 MERGED = "merged"  # the folder of the model that an adapter was merged into
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 SOLVED = "solved.json"  # how often the untrained model solved each training problem
 BEFORE, AFTER = "before.json", "after.json"  # the evaluations, with every completion and verdict
 CHECKPOINT = "checkpoint-"
@@ -106,11 +107,12 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
 
 
 def discard_run(folder: Path) -> None:
-    """Remove the files that a run writes, except the model.
+    """Remove the files that a run writes, except a whole model, which the next one replaces.
 
-    Files of an earlier run must never lie next to the model of a new one, and nobody should resume from them.
+    Files of an earlier run must never lie next to the model of a new one, and nobody should resume from them. An old
+    adapter would even be loaded instead of it.
     """
-    own = [RESULT, UNFINISHED, BEFORE, AFTER, SOLVED]
+    own = [RESULT, UNFINISHED, BEFORE, AFTER, SOLVED, MERGED, *ADAPTER]
     sets = [path for pattern in (HELD_OUT, SAMPLES) for path in folder.glob(pattern.replace("{}", "*"))]
     discard(*(folder / name for name in own), *sets, *checkpoint_folders(folder))
 
@@ -210,11 +212,16 @@ def write_evaluations(evaluations: dict[str, Any], given: dict[str, Any], path: 
 
 
 def read_evaluations(path: Path, given: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the evaluations in a file, or None if there is no file. Raises CourseError if they had other settings."""
+    """Return the evaluations in a file, or None if there is no file.
+
+    Raises CourseError if the file is damaged, or if they had other settings.
+    """
     if not path.exists():
         return None
     content = _read_json(path)
-    old = content.get("given", {})
+    if not content:
+        raise CourseError(f"{path} is damaged: start again with --overwrite instead of --resume.")
+    old = content["given"]
     if names := [name for name in given if old.get(name) != given[name]]:
         changes = ", ".join(f"{name} {old.get(name)} (now {given[name]})" for name in names)
         raise CourseError(f"The evaluation in {path} belongs to other settings: {changes}.")
@@ -226,7 +233,7 @@ def take_over(measured: Path, output: Path) -> None:
 
     Files that are already in `output` stay. Raises CourseError if there is nothing to copy.
     """
-    if not (measured / BEFORE).is_file():
+    if not any((measured / name).is_file() for name in (BEFORE, SOLVED)):
         raise CourseError(f"The folder {measured} has no {BEFORE} to take over.")
     for name in (BEFORE, SOLVED):
         if (measured / name).is_file() and not (output / name).exists():

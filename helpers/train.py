@@ -106,9 +106,12 @@ def run(
     With `resume`, the run that was interrupted there continues, and its first evaluation is kept. `measured` is the
     folder of another run, whose first evaluation is taken over. `merge` also saves an adapter merged into its model.
     `unchecked` does not run the problems' own solutions first, and a problem may have none.
-    Raises CourseError if a folder has no such run or one with other settings, and Interrupted if a signal stops the
-    training.
+
+    Raises CourseError if a folder has no such run or one with other settings, or if there is no adapter to merge, and
+    Interrupted if a signal stops the training.
     """
+    if merge and not settings.lora_rank:
+        raise CourseError("There is no adapter to merge: add --lora-rank, or leave out --merge.")
     started = perf_counter()
     train, sets = load_sets(settings.problems, settings.held_out, unchecked=unchecked)
     sets = {name: first_problems(problems, settings.eval_limit) for name, problems in sets.items()}

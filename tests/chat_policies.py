@@ -1,6 +1,7 @@
 """Local stand-ins for a chat model from the Hub: all that the profile qwen needs, small enough for a test."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,13 +10,18 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from helpers.policy import load_policy, save_policy
 from helpers.problems import Problem, load_problems
+from helpers.profiles import Settings, profile_settings
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# The bundled model knows no chat, so this template gives it only the code inside the fence, as in its training.
-FENCED_CODE = r"{{ messages[0]['content'].split('```python\n')[1].split('\n```')[0] }}{{ '\n' }}"
+# The bundled model knows no chat, so this template gives it only the code inside the fence, as in its training. Without
+# a fence, as in the mode "prefill", it gives nothing: there the code follows the template's text.
+FENCED_CODE = (
+    r"{% set parts = messages[0]['content'].split('```python\n') %}"
+    r"{% if parts[1] is defined %}{{ parts[1].split('\n```')[0] }}{{ '\n' }}{% endif %}"
+)
 
 
 def save_chat_policy(folder: Path, end_share: float = 0.1, seed: int = 0) -> Path:
@@ -55,6 +61,24 @@ def save_tiny_chat(folder: Path) -> Path:
     tokenizer.chat_template = FENCED_CODE
     save_policy(model, tokenizer, folder)
     return folder
+
+
+def small_qwen_cpu() -> Settings:
+    """Return the profile qwen-cpu with sizes for `save_tiny_chat`, which has 4 layers."""
+    return replace(
+        profile_settings("qwen-cpu"),
+        lora_layers=(2, 3),
+        train_limit=16,
+        keep_solvable=4,
+        prompts_per_step=3,
+        num_generations=4,
+        max_completion_length=24,
+        eval_max_completion_length=32,
+        max_steps=3,
+        save_steps=2,
+        learning_rate=1e-2,
+        per_device_train_batch_size=4,
+    )
 
 
 def write_mixed_problems(path: Path, humaneval: int, tiny: int) -> Path:

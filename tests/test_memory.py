@@ -1,6 +1,7 @@
 """Memory: exact counts against published sizes, estimates against what autograd and generation really keep."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from chat_policies import save_chat_policy
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from helpers.lora import add_adapter
 from helpers.memory import (
     GIB,
     MemoryNeededError,
@@ -20,11 +22,12 @@ from helpers.memory import (
     kv_cache,
     lora_parameters,
     model_states,
+    peak_memory,
     plan_memory,
     training_memory,
 )
 from helpers.policy import load_config, load_tokenizer
-from helpers.problems import load_problems, prompt_of
+from helpers.problems import load_problems, prompt_text
 from helpers.profiles import profile_settings
 
 # From the config.json of Qwen2.5 and Qwen2.5-Coder of these sizes (arXiv 2409.12186, table 1).
@@ -82,6 +85,28 @@ def test_lora_trains_an_adapter_on_a_frozen_base_that_is_its_own_reference(size,
     states = model_states(COUNTS[size], adapter=adapter)
     assert sum(states.values()) / 1e9 == pytest.approx(gigabytes, abs=0.05)
     assert model_states(COUNTS[size], adapter=adapter, reference=True) == states
+
+
+@pytest.mark.parametrize("layers", [None, [0], [1, 3]])
+def test_an_adapter_has_the_parameters_that_peft_trains(layers):
+    adapted = add_adapter(Qwen2ForCausalLM(small()), 3, layers)
+    trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    assert lora_parameters(small(), 3, layers) == trained
+
+
+@pytest.mark.parametrize(("base", "number"), [("bf16", 2), ("fp32", 4)])
+def test_a_run_with_an_adapter_keeps_gradients_and_optimizer_for_the_adapter_alone(base, number):
+    settings = replace(profile_settings("qwen-cpu"), lora_base=base)
+    adapter = lora_parameters(qwen("0.5B"), 16, range(16, 24))
+    assert adapter == lora_parameters(qwen("0.5B"), 16) / 3
+    memory = training_memory(settings, qwen("0.5B"), prompt_tokens=442)
+    states = {name: size for part in (memory.lasting, memory.learning) for name, size in part.items()}
+    kept = sum(states[name] for name in ("weights", "gradients", "optimizer"))
+    assert kept == number * COUNTS["0.5B"] + 16 * adapter
+    assert "half-precision copies" not in {**memory.sampling, **memory.learning}
+    rows, tokens = 48, 442 + 256  # of an evaluation, whose completions are longer than in training
+    assert memory.sampling["KV cache"] == rows * tokens * KV_HALF["0.5B"] * number / 2
+    assert memory.peak < training_memory(replace(settings, lora_rank=0), qwen("0.5B"), 442).peak
 
 
 def test_logits_of_a_whole_batch_are_more_than_the_model():
@@ -185,10 +210,20 @@ def test_a_plan_reads_the_folder_and_the_longest_prompt(tmp_path):
     settings = replace(profile_settings("qwen"), model=str(folder), device="cpu", precision="fp32")
     problems = load_problems("humaneval")
     tokenizer = load_tokenizer(folder)
-    messages = [prompt_of(problem, True) for problem in problems]
-    longest = max(len(tokenizer.apply_chat_template(m, add_generation_prompt=True)["input_ids"]) for m in messages)
-    assert plan_memory(settings, problems) == training_memory(settings, load_config(folder), longest)
+    lengths = {}
+    for asked, mode in ((None, "chat"), ("prefill", "prefill")):
+        texts = [prompt_text(problem, tokenizer, mode) for problem in problems]
+        lengths[mode] = max(len(tokenizer(text)["input_ids"]) for text in texts)
+        expected = training_memory(settings, load_config(folder), lengths[mode])
+        assert plan_memory(replace(settings, prompt=asked), problems) == expected
+    assert lengths["prefill"] < lengths["chat"]
     assert device_memory("cpu") > GIB
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
+def test_the_peak_of_a_process_is_the_one_that_the_system_knows():
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    assert peak_memory("cpu") == pytest.approx(1024 * int(line.split()[1]), rel=0.02)
 
 
 def test_a_plan_that_does_not_fit_stops_the_run(tmp_path, monkeypatch):

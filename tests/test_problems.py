@@ -1,6 +1,7 @@
 """Problems: every source, every fault in a file named with its place, and a split that never moves."""
 
 import gzip
+import hashlib
 import json
 import random
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from chat_policies import save_chat_policy
 from random_policy import arithmetic_problems, save_random_policy
+from small_run import twelve_problems
 from tokenizers import processors
 
 from helpers import problems
@@ -23,12 +25,15 @@ from helpers.problems import (
     check_solutions,
     choose_prompt_mode,
     columns,
+    first_problems,
     load_problems,
+    load_sets,
     main,
     prompt_of,
     prompt_text,
     shared_problems,
     split_problems,
+    write_problems,
 )
 from helpers.runtime import CourseError
 
@@ -247,6 +252,139 @@ def test_the_bundled_split_shares_nothing():
 def test_a_solution_that_is_no_python_is_compared_by_its_text():
     broken = replace(ADD, canonical_solution="    return (\n")
     assert shared_problems([broken], [broken]) == [(broken, broken)]
+
+
+# --- what a run trains and is evaluated on ---
+
+
+def write_file(path, some):
+    write_problems(some, path)
+    return str(path)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    return write_file(tmp_path / "mine.jsonl", twelve_problems())
+
+
+def sizes(train, sets):
+    return len(train), {name: len(problems) for name, problems in sets.items()}
+
+
+@pytest.mark.parametrize("source", ["tiny", "humaneval"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_built_in_source_is_evaluated_on_its_own_held_out_part(source, named):
+    train, held_out = split_problems(load_problems(source))
+    twins = {"HumanEval/56"}  # HumanEval/61 asks for the same function with other brackets, and is held out
+    train = [problem for problem in train if problem.task_id not in twins]
+    assert load_sets(source, [source] if named else []) == (train, {source: held_out})
+
+
+def test_of_the_bundled_problems_only_the_held_out_part_is_evaluated_on_whatever_is_trained_on(mine):
+    held_out = split_problems(load_problems("tiny"))[1]
+    assert load_sets(mine, ["tiny"]) == (twelve_problems(), {"tiny": held_out})
+    assert sizes(*load_sets("humaneval", ["tiny"])) == (164, {"tiny": 204})
+
+
+def test_several_sets_keep_their_order_and_a_repeated_one_counts_once(mine):
+    train, sets = load_sets("tiny", ["humaneval", "tiny", mine, "humaneval"])
+    assert list(sets) == ["humaneval", "tiny", "mine"]
+    assert sizes(train, sets) == (1560, {"humaneval": 164, "tiny": 204, "mine": 12})
+    assert sizes(*load_sets("humaneval", ["humaneval", "tiny"])) == (81, {"humaneval": 82, "tiny": 204})
+
+
+def test_a_quarter_of_a_file_is_held_out_and_this_is_said(mine, tmp_path, capsys):
+    train, sets = load_sets(mine)
+    assert sizes(train, sets) == (9, {"mine": 3})
+    assert (train, sets["mine"]) == split_problems(twelve_problems(), 0.25)
+    assert capsys.readouterr().out == f"3 of the 12 problems in {mine} are held out, and never trained on.\n"
+    packed = tmp_path / "packed.jsonl.gz"
+    packed.write_bytes(gzip.compress(Path(mine).read_bytes()))
+    assert load_sets(str(packed)) == (train, {"packed": sets["mine"]})
+
+
+def test_a_share_of_the_training_problems_can_be_held_out(mine):
+    train, held_out = split_problems(twelve_problems(), 0.5)
+    assert load_sets(mine, ["0.5"]) == (train, {"mine": held_out}) and len(train) == len(held_out) == 6
+    assert sizes(*load_sets("humaneval", ["0.25", "tiny"])) == (122, {"humaneval": 41, "tiny": 204})
+
+
+@pytest.mark.parametrize("share", ["0", "1", "1.5", "-0.2", "nan"])
+def test_a_share_that_is_none_is_refused(mine, share):
+    with pytest.raises(ProblemError, match=rf"must lie between 0 and 1, not {share}\."):
+        load_sets(mine, [share])
+
+
+def test_what_cannot_be_held_out_is_refused(mine, tmp_path):
+    with pytest.raises(ProblemError, match='"tiny" has a split of its own, so no share of it'):
+        load_sets("tiny", ["0.2"])
+    with pytest.raises(ProblemError, match='"mbpp-test" is for measuring'):
+        load_sets("mbpp-test")
+    with pytest.raises(ProblemError, match="None of the 12 problems .* is held out: hold out a larger share"):
+        load_sets(mine, ["0.01"])
+    (tmp_path / "other").mkdir()
+    again = write_file(tmp_path / "other" / "mine.jsonl", REST)
+    for source, names in ((mine, ["0.5", again]), ("tiny", [mine, again])):
+        with pytest.raises(ProblemError, match='two held-out sets with the name "mine": rename one of the files'):
+            load_sets(source, names)
+
+
+def test_a_problem_of_a_built_in_source_that_is_also_held_out_is_not_trained_on(tmp_path, capsys):
+    human_eval = load_problems("humaneval")
+    copies = [replace(problem, task_id=f"copy/{i}") for i, problem in enumerate(human_eval[:7])]
+    train, sets = load_sets("humaneval", [write_file(tmp_path / "copies.jsonl", copies)])
+    assert train == human_eval[7:] and sets == {"copies": copies}
+    said = capsys.readouterr().out
+    assert said.startswith("Not trained on, because they are also held out: HumanEval/0 is copy/0 of copies, ")
+    assert said.endswith("HumanEval/4 is copy/4 of copies, and 2 more.\n")
+
+
+def test_a_readers_problem_that_is_also_held_out_is_refused(mine, tmp_path):
+    copy = write_file(tmp_path / "copy.jsonl", [SUB, replace(ADD, task_id="other/1")])
+    with pytest.raises(
+        ProblemError, match=r"also held out \(.*arithmetic/add is other/1 of copy\): take them out of one"
+    ):
+        load_sets(mine, [copy])
+    twins = [ADD, *(replace(ADD, task_id=f"twin/{i}") for i in range(7))]
+    with pytest.raises(ProblemError, match="Training problems are also held out"):
+        load_sets(write_file(tmp_path / "twins.jsonl", twins))
+
+
+def test_mbpp_is_trained_and_evaluated_on_by_its_own_numbers(tmp_path, monkeypatch, capsys):
+    rows = [
+        {
+            "task_id": number,
+            "text": f"Write a function to add {number}.",
+            "code": f"def add_{number}(x):\n  return x + {number}",
+            "test_list": [f"assert add_{number}(1) == {number + 1}"],
+        }
+        for number in (10, 11, 12, 510, 511, 601, 602, 974)
+    ]
+    twin = rows[1] | {"task_id": 603}  # of 11, which is held out
+    monkeypatch.setenv("MBPP_PATH", str(write(tmp_path / "mbpp.jsonl", *rows, twin)))
+    parts = [f"MBPP/{number}" for number in (601, 602, 974)], [f"MBPP/{number}" for number in (11, 12, 510)]
+    for names, label in (([], "mbpp"), (["mbpp"], "mbpp"), (["mbpp-test"], "mbpp-test")):
+        train, sets = load_sets("mbpp", names)
+        assert ([p.task_id for p in train], {label: [p.task_id for p in sets[label]]}) == (parts[0], {label: parts[1]})
+        assert capsys.readouterr().out == (
+            f"Not trained on, because they are also held out: MBPP/603 is MBPP/11 of {label}.\n"
+        )
+    train, sets = load_sets("mbpp", ["mbpp-test", "humaneval"])
+    assert [p.task_id for p in train] == parts[0] and sizes(train, sets)[1] == {"mbpp-test": 3, "humaneval": 164}
+    assert [p.task_id for p in load_sets("tiny", ["mbpp"])[1]["mbpp"]] == parts[1]
+    with pytest.raises(ProblemError, match='"mbpp" has a split of its own'):
+        load_sets("mbpp", ["0.3"])
+
+
+def test_a_limit_chooses_by_name_and_a_smaller_one_a_part_of_a_larger_one():
+    loaded = load_problems("humaneval")
+    rank = {problem.task_id: hashlib.sha256(problem.task_id.encode()).hexdigest() for problem in loaded}
+    ten = first_problems(loaded, 10)
+    assert {problem.task_id for problem in ten} == set(sorted(rank, key=rank.get)[:10])
+    assert ten == [problem for problem in loaded if problem in ten]  # in their old order
+    assert set(first_problems(loaded, 4)) < set(ten)
+    assert set(first_problems(random.Random(1).sample(loaded, len(loaded)), 10)) == set(ten)
+    assert first_problems(loaded, None) == first_problems(loaded, 1000) == loaded
 
 
 # --- what a model is given to read ---

@@ -6,14 +6,19 @@ import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from time import perf_counter
+from types import SimpleNamespace
 
 import pytest
 
 from helpers import hub, profiles
+from helpers.answers import function_ended
 from helpers.hub import PolicyError
+from helpers.problems import PROMPT_MODES
 from helpers.profiles import PROFILES, SettingsError, profile_settings, settings_here
+from helpers.runtime import CourseError
 
 QWEN = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+CHAT, BASE = (SimpleNamespace(chat_template=template) for template in ("{{ messages }}", None))  # of tokenizers
 
 
 @pytest.fixture
@@ -46,9 +51,55 @@ def test_only_tiny_keeps_off_the_network(name, value, machine, monkeypatch):
 def test_every_optimizer_step_learns_from_one_batch_of_samples_in_whole_groups(name):
     one = profile_settings(name)
     assert one.gradient_accumulation_steps * one.micro_batch == one.prompts_per_step * one.num_generations
-    assert one.conversational and one.mask_truncated_completions and one.beta == 0
+    assert one.prompt is None and one.mask_truncated_completions and one.beta == 0
     assert one.learning_rate == 1e-6 and one.num_generations >= 8
     assert one.max_completion_length >= 512
+
+
+def test_the_models_template_decides_the_prompt_mode_unless_the_settings_do():
+    one = profile_settings("qwen")
+    assert (one.with_prompt(CHAT).prompt, one.with_prompt(BASE).prompt) == ("chat", "plain")
+    for mode in PROMPT_MODES:
+        asked = replace(one, prompt=mode).with_prompt(CHAT)
+        assert asked.prompt == mode and asked.with_prompt(CHAT) == asked
+    with pytest.raises(CourseError, match='"prefill" needs a chat template'):
+        replace(one, prompt="prefill").with_prompt(BASE)
+
+
+def test_truncated_completions_stay_in_the_loss_of_a_model_that_continues_plain_text():
+    masking, other = profile_settings("qwen"), replace(profile_settings("qwen"), mask_truncated_completions=False)
+    for tokenizer, mode, masked in ((CHAT, "chat", True), (CHAT, "prefill", True), (CHAT, "plain", False)):
+        assert replace(masking, prompt=mode).with_prompt(tokenizer).mask_truncated_completions == masked
+        assert not replace(other, prompt=mode).with_prompt(tokenizer).mask_truncated_completions
+    assert replace(masking.with_prompt(BASE), prompt=None, mask_truncated_completions=True) == masking
+
+
+@pytest.mark.parametrize("mode", [None, *PROMPT_MODES])
+def test_the_rule_ends_a_body_that_the_groups_sampler_writes_and_nothing_else(mode):
+    ruled = function_ended if mode in ("prefill", "plain") else None
+    one = replace(profile_settings("tiny"), prompt=mode)
+    assert replace(one, group_sampling=True).ends is replace(one, group_sampling=True).sampling["ends"] is ruled
+    assert one.ends is None
+
+
+def test_evaluation_is_as_long_as_training_unless_it_has_a_length_of_its_own():
+    one = replace(profile_settings("tiny"), max_completion_length=7)
+    assert one.sampling["max_completion_length"] == 7
+    assert replace(one, eval_max_completion_length=9).sampling["max_completion_length"] == 9
+
+
+def test_weights_without_an_adapter_are_float32_and_under_one_what_the_settings_say():
+    one = replace(profile_settings("tiny"), lora_base="bf16")
+    assert one.base_precision == "fp32"
+    assert [replace(one, lora_rank=4, lora_base=kind).base_precision for kind in ("bf16", "fp32")] == ["bf16", "fp32"]
+
+
+def test_qwen_cpu_needs_a_model_and_no_gpu(machine):
+    machine(gpu=False)
+    assert settings_here("qwen-cpu") == PROFILES["qwen-cpu"]
+    machine(gpu=False, obstacle="the hub cannot be reached")
+    with pytest.raises(PolicyError, match=f"{QWEN} is not on this machine"):
+        settings_here("qwen-cpu")
 
 
 def test_qwen_without_a_gpu_is_refused_with_what_to_run_instead(machine):

@@ -14,8 +14,8 @@ from random_policy import arithmetic_problems
 
 from helpers import policy
 from helpers.evaluation import evaluate
-from helpers.policy import end_token_ids, load_policy, tokenize_prompt
-from helpers.problems import INSTRUCTION, load_problems, prompt_of, read_problems, split_problems
+from helpers.policy import end_token_ids, load_policy, load_tokenizer, tokenize_prompt
+from helpers.problems import INSTRUCTION, load_problems, prompt_of, prompt_text, read_problems, split_problems
 from helpers.profiles import profile_settings
 from helpers.training import build_trainer, history_frame, train_dataset
 from tools.notebooks import execute
@@ -34,9 +34,8 @@ SMALL = replace(
 
 
 def vowels(completions, **columns):
-    """Return the fraction of vowels in the assistant's answer: a reward with signal for a random model."""
-    texts = [message["content"] for (message,) in completions]
-    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in texts]
+    """Return the fraction of vowels in an answer: a reward with signal for a random model."""
+    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in completions]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +57,7 @@ def weights(model):
 @pytest.mark.slow
 def test_two_steps_on_humaneval_from_the_command_line(folder, tmp_path):
     command = [sys.executable, "-m", "helpers.train", "--profile", "qwen", "--model", str(folder), "--max-steps", "2"]
+    command += ["--problems", "humaneval", "--held-out", "humaneval", "--eval-limit", "20"]
     command += ["--output", str(tmp_path / "run"), "--allow-no-signal"]  # a random model solves nothing
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -65,9 +65,10 @@ def test_two_steps_on_humaneval_from_the_command_line(folder, tmp_path):
     assert "runs on the CPU, in fp32 instead of fp16" in done.stdout
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["profile"], result["model"], len(result["history"])) == ("qwen", str(folder), 2)
-    assert result["settings"]["conversational"] and result["settings"]["problems"] == "humaneval"
+    assert (result["settings"]["prompt"], result["settings"]["problems"]) == ("chat", "humaneval")
     for when in ("before", "after"):
-        assert (result[when]["problems"], result[when]["samples"]) == (82, 8)
+        scores = result["held_out"]["humaneval"][when]
+        assert (scores["problems"], scores["samples"]) == (20, 8)
     assert all(0 < row["completion_length"] < 512 for row in result["history"])
     model, tokenizer = load_policy(tmp_path / "run")
     assert tokenizer.chat_template == CHATML
@@ -77,9 +78,9 @@ def test_two_steps_on_humaneval_from_the_command_line(folder, tmp_path):
 def test_trl_reads_the_same_prompts_and_samples_as_plainly_as_the_evaluation_does(folder, tmp_path):
     trainer = trained(folder, tmp_path, SMALL)
     tokenizer = trainer.processing_class
-    prompts = [prompt_of(problem, conversational=True) for problem in load_problems("humaneval")[:5]]
-    theirs, *_ = trainer._tokenize_prompts(prompts)
-    assert theirs == [tokenize_prompt(tokenizer, prompt) for prompt in prompts]
+    problems = load_problems("humaneval")[:5]
+    theirs, *_ = trainer._tokenize_prompts([prompt_text(problem, tokenizer, "chat") for problem in problems])
+    assert theirs == [tokenize_prompt(tokenizer, prompt_of(problem, conversational=True)) for problem in problems]
     text = tokenizer.decode(theirs[0])
     assert text.startswith(f"<|im_start|>user\n{INSTRUCTION}") and text.endswith("<|im_end|>\n<|im_start|>assistant\n")
     plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}  # the checkpoint's are others
@@ -87,14 +88,15 @@ def test_trl_reads_the_same_prompts_and_samples_as_plainly_as_the_evaluation_doe
     assert set(trainer.generation_config.eos_token_id) == set(end_token_ids(trainer.model, tokenizer))
 
 
-def test_messages_go_in_and_the_problems_own_text_stays_beside_them():
-    row = train_dataset(load_problems("humaneval"), QWEN)[0]
-    problem = load_problems("humaneval")[0]
-    assert row["prompt"] == prompt_of(problem, conversational=True)
-    assert row["code_prompt"] == problem.prompt
+def test_the_template_is_applied_and_the_problems_own_text_stays_beside_it(folder):
+    tokenizer, problem = load_tokenizer(folder), load_problems("humaneval")[0]
+    for asked, mode in ((None, "chat"), ("prefill", "prefill")):
+        row = train_dataset(load_problems("humaneval"), replace(QWEN, prompt=asked), tokenizer)[0]
+        assert row["prompt"] == prompt_text(problem, tokenizer, mode)
+        assert row["code_prompt"] == problem.prompt
 
 
-def test_rewards_get_messages_and_the_problems_own_text(folder, tmp_path):
+def test_rewards_get_text_without_marks_and_the_problems_own_text(folder, tmp_path):
     seen = []
 
     def spy(prompts, completions, code_prompt, **columns):
@@ -106,9 +108,8 @@ def test_rewards_get_messages_and_the_problems_own_text(folder, tmp_path):
     for prompts, completions, code_prompts in seen:
         assert len(prompts) == len(completions) == len(code_prompts) == 12
         for prompt, completion, code in zip(prompts, completions, code_prompts, strict=True):
-            assert code.rstrip() in prompt[0]["content"]
-            assert [set(message) for message in completion] == [{"role", "content"}]
-            assert completion[0]["role"] == "assistant" and "<|im_end|>" not in completion[0]["content"]
+            assert code.rstrip() in prompt and prompt.endswith("<|im_start|>assistant\n")
+            assert isinstance(completion, str) and "<|im_end|>" not in completion
 
 
 def test_micro_batches_add_up_to_the_step(folder, tmp_path):
@@ -150,7 +151,7 @@ def test_half_precision_is_the_same_before_in_and_after_training_and_keeps_float
     seen = []
     model.model.layers[0].register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
     problems = arithmetic_problems()
-    how = {"conversational": True, **half.sampling}
+    how = {"prompt": "chat", **half.sampling}
     before = evaluate(model, tokenizer, problems, **how)
     trainer = build_trainer(half, model, tokenizer, problems, vowels, tmp_path)
     trainer.train()
@@ -169,7 +170,7 @@ def test_notebook_04_runs_with_another_profile(tmp_path, monkeypatch):
     train, held_out = split_problems(read_problems(problems))
     kinds = [{problem.task_id.split("/")[0] for problem in part} for part in (train, held_out)]
     assert kinds == [{"HumanEval", "mixed"}] * 2
-    for name, value in {"GRPO_MODEL": start, "GRPO_MAX_STEPS": 2, "HUMANEVAL_PATH": problems}.items():
+    for name, value in {"GRPO_MODEL": start, "GRPO_MAX_STEPS": 2, "MBPP_PATH": problems}.items():
         monkeypatch.setenv(name, str(value))
     # A copy, in which only the line that names the profile is another. The first cell finds the course next to it.
     source = (ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
@@ -185,7 +186,7 @@ def test_notebook_04_runs_with_another_profile(tmp_path, monkeypatch):
     assert f"{start} runs on the CPU, in fp32 instead of fp16" in text and "would show" in text
     run = tmp_path / "out" / "04_grpo_on_humaneval"
     result = json.loads((run / "result.json").read_text())
-    assert (result["profile"], result["before"]["problems"]) == ("qwen", len(held_out))
+    assert (result["profile"], result["held_out"]["mbpp"]["before"]["problems"]) == ("qwen", len(held_out))
     assert 0 < result["history"][0]["reward"] < 1
     moved = weights(load_policy(run / "model")[0]) - weights(load_policy(start)[0])
     assert 0 < moved.abs().max() < 1e-5

@@ -31,13 +31,14 @@ def train(folder, reward, *, temperature=1.0, length=40, **rollout):
     sizes = {"prompts_per_step": GROUPS, "num_generations": GROUP, "max_steps": 1, "max_completion_length": length}
     settings = replace(profile_settings("tiny"), temperature=temperature, **sizes)
     model, tokenizer = load_policy("data/tiny_coder")
+    problems = split_problems(load_problems("tiny"))[0][:20]
     function = group_rollout(temperature=temperature, max_completion_length=length, **rollout) if rollout else None
     trainer = GRPOTrainer(
         model=model,
         processing_class=tokenizer,
         reward_funcs=reward,
         args=grpo_config(settings, folder),
-        train_dataset=train_dataset(split_problems(load_problems("tiny"))[0][:20], settings, tokenizer),
+        train_dataset=train_dataset(problems, settings, tokenizer),
         rollout_func=function,
     )
     trainer.remove_callback(PrinterCallback)

@@ -22,13 +22,13 @@ KEYS = [
     "settings",
     "versions",
     "isolation",
+    "training_problems",
     "refused",
     "seconds",
     "train_seconds",
+    "peak_memory",
     "resumed",
-    "before",
-    "after",
-    "change",
+    "held_out",
     "history",
 ]
 
@@ -59,7 +59,7 @@ def read(folder):
 
 
 def timeless(result):
-    result = {key: value for key, value in result.items() if "seconds" not in key}
+    result = {key: value for key, value in result.items() if "seconds" not in key and key != "peak_memory"}
     result["history"] = [{k: v for k, v in row.items() if "seconds" not in k} for row in result["history"]]
     return result
 
@@ -77,21 +77,24 @@ def test_a_run_leaves_a_model_that_loads_and_the_whole_result(command, capfd):
     assert 0 < result["train_seconds"] < result["seconds"]
     assert result["train_seconds"] == pytest.approx(sum(row["seconds"] for row in result["history"]))
     assert [row["step"] for row in result["history"]] == [1, 2, 3]
+    assert len(result["training_problems"]) == 6 and result["peak_memory"] > 100e6
+    (scores,) = result["held_out"].values()
+    assert list(result["held_out"]) == ["problems"]  # the file's name
     for when in ("before", "after"):
-        assert set(result[when]) == {
-            "greedy",
-            "pass@1",
-            "pass@8",
-            "interval",
-            "problems",
-            "samples",
-            "temperature",
-        }
-        assert (result[when]["problems"], result[when]["samples"]) == (6, 8)
-    assert set(result["change"]) == {"greedy", "pass@1", "pass@8"}
+        assert set(scores[when]) == {"greedy", "pass@1", "pass@8", "interval", "problems", "samples", "temperature"}
+        assert (scores[when]["problems"], scores[when]["samples"]) == (6, 8)
+    assert set(scores["change"]) == {"greedy", "pass@1", "pass@8"}
     printed, errors = capfd.readouterr()
     assert "step   3/3" in printed and run_folder.before_after_table(result) in printed
     assert errors == ""
+    problems = load_problems(output / "held_out_problems.jsonl")
+    assert not {problem.task_id for problem in problems} & set(result["training_problems"])
+    for when in ("before", "after"):
+        rows = [json.loads(line) for line in (output / f"samples_problems_{when}.jsonl").read_text().splitlines()]
+        assert [row["task_id"] for row in rows] == [problem.task_id for problem in problems for _ in range(8)]
+        evaluation = json.loads((output / f"{when}.json").read_text())
+        evaluation = (evaluation["evaluations"] if when == "before" else evaluation)["problems"]
+        assert sum(map(sum, evaluation["passed"])) / 48 == scores[when]["pass@1"]
     trained, tokenizer = load_policy(output)
     start, _ = load_policy(result["model"])
     moved = [not torch.equal(a, b) for a, b in zip(trained.parameters(), start.parameters(), strict=True)]
@@ -103,7 +106,7 @@ def break_solution(folder, of_training):
     """Give one problem of the small run, which is or is not trained on, a solution that fails. Returns its task_id."""
     path = folder / "problems.jsonl"
     problems = load_problems(path)
-    broken = split_problems(problems)[0 if of_training else 1][0].task_id
+    broken = split_problems(problems, 0.5)[0 if of_training else 1][0].task_id
     changed = [replace(p, canonical_solution="    return None\n") if p.task_id == broken else p for p in problems]
     write_problems(changed, path)
     return broken
@@ -117,7 +120,7 @@ def test_a_training_problem_whose_own_solution_fails_is_left_out(command, tmp_pa
     assert list(refused) == [broken] and "own solution fails" in refused[broken]
     printed = capsys.readouterr().out
     assert f"Left out {broken}: its own solution fails" in printed
-    assert "1 steps on 5 problems; 6 are held out" in printed
+    assert "1 steps on 5 problems; held out: 6 (problems)." in printed
 
 
 def test_a_held_out_problem_whose_own_solution_fails_stops_the_run(command, tmp_path, capsys):
@@ -150,8 +153,8 @@ def test_before_and_after_are_measured_alike_and_as_the_settings_say(command, mo
     assert len(measured) == 2 and measured[0] == measured[1]
     ids, sampling = measured[0]
     assert len(ids) == 6
-    expected = {"num_samples": 8, "temperature": 1.0, "conversational": False, "max_completion_length": 8, "seed": 5}
-    assert sampling == expected | {"batch_size": 256, "precision": "fp32"}
+    expected = {"num_samples": 8, "temperature": 1.0, "prompt": "plain", "max_completion_length": 8, "seed": 5}
+    assert sampling == expected | {"batch_size": 256, "precision": "fp32", "ends": None}
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_left_alone(command, tmp_path, capsys):
@@ -161,6 +164,32 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(command, tmp_path,
     assert status == 2
     assert capsys.readouterr().err.endswith("is not empty: choose another one, or add --overwrite.\n")
     assert [path.name for path in output.iterdir()] == ["mine.txt"]
+
+
+def test_an_old_adapter_does_not_stay_next_to_the_model_of_a_new_run(tmp_path):
+    for name in (
+        "result.json",
+        "before.json",
+        "solved.json",
+        *run_folder.ADAPTER,
+        "samples_a_before.jsonl",
+        "mine.txt",
+    ):
+        (tmp_path / name).write_text("old")
+    (tmp_path / run_folder.MERGED).mkdir()
+    run_folder.prepare_output(tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_damaged_evaluation_is_not_read(tmp_path):
+    run_folder.write_evaluations({"a": {}}, {"model": "m"}, tmp_path / "before.json")
+    assert run_folder.read_evaluations(tmp_path / "before.json", {"model": "m"}) == {"a": {}}
+    assert run_folder.read_evaluations(tmp_path / "absent.json", {"model": "m"}) is None
+    with pytest.raises(CourseError, match=r"belongs to other settings: model m \(now other\)\."):
+        run_folder.read_evaluations(tmp_path / "before.json", {"model": "other"})
+    (tmp_path / "before.json").write_text("{")
+    with pytest.raises(CourseError, match="before.json is damaged: start again"):
+        run_folder.read_evaluations(tmp_path / "before.json", {"model": "m"})
 
 
 def test_a_run_without_signal_leaves_an_empty_folder_for_the_next_one(command, tmp_path, capsys):
@@ -186,6 +215,13 @@ def test_a_run_without_signal_leaves_an_empty_folder_for_the_next_one(command, t
         (("--seed", "-1"), "seed must be at least 0 and at most 4294967295, not -1."),
         (("--seed", str(2**32)), "seed must be at least 0 and at most 4294967295, not 4294967296."),
         (("--model", "data/absent"), "There is no model folder data/absent."),
+        (("--prompt", "caht"), 'prompt must be one of chat, prefill, plain, not "caht".'),
+        (("--prompt", "chat"), 'The prompt mode "chat" needs a chat template, and this model has none'),
+        (("--keep-solvable", "1"), "keep_solvable must be 0 or at least 2"),
+        (("--held-out", "2"), "The share of problems to hold out must lie between 0 and 1, not 2."),
+        (("--problems", "absent.jsonl"), "absent.jsonl could not be read"),
+        (("--merge",), "There is no adapter to merge: add --lora-rank, or leave out --merge."),
+        (("--measured", "absent"), "The folder absent has no before.json to take over."),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(command, capsys, arguments, sentence):

@@ -5,12 +5,13 @@ from dataclasses import asdict, replace
 import pandas as pd
 import pytest
 import torch
+from chat_policies import FENCED_CODE, save_chat_policy
 from random_policy import arithmetic_problems, save_random_policy
 from trl import GRPOConfig, GRPOTrainer
 
-from helpers import figures, runtime, training
+from helpers import figures, profiles, runtime, training
 from helpers.losses import LOSS_TYPES
-from helpers.policy import load_policy
+from helpers.policy import load_policy, load_tokenizer
 from helpers.profiles import Settings, SettingsError, profile_settings
 from helpers.training import (
     NoSignalError,
@@ -45,10 +46,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def train(folder, tmp_path):
-    """Train the random policy and return trainer and history."""
+    """Train the random policy, with a chat template or without, and return trainer and history."""
 
-    def run(reward=vowels, settings=SMALL, **options):
-        model, tokenizer = load_policy(folder)
+    def run(reward=vowels, settings=SMALL, model=folder, chat=False, **options):
+        model, tokenizer = load_policy(model)
+        if chat:
+            tokenizer.chat_template = FENCED_CODE
         trainer = build_trainer(settings, model, tokenizer, PROBLEMS, reward, tmp_path / "run", **options)
         trainer.train()
         return trainer, history_frame(trainer)
@@ -73,7 +76,15 @@ def weights(trainer):
         ({"beta": -0.1}, "beta must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"seed": 2**32}, "seed must be at least 0 and at most 4294967295, not 4294967296"),
-        ({"eval_samples": 4}, "pass@8"),
+        ({"eval_samples": 0}, "eval_samples must be at least 1"),
+        ({"eval_limit": 0}, "eval_limit must be at least 1"),
+        ({"eval_max_completion_length": 0}, "eval_max_completion_length must be at least 1"),
+        ({"train_limit": 0}, "train_limit must be at least 1"),
+        ({"lora_rank": -1}, "lora_rank must be at least 0"),
+        ({"lora_base": "fp16"}, 'lora_base must be one of bf16, fp32, not "fp16"'),
+        ({"keep_solvable": -1}, "keep_solvable must be at least 0"),
+        ({"keep_solvable": 1}, "keep_solvable must be 0 or at least 2: one attempt is all or none"),
+        ({"prompt": "caht"}, 'prompt must be one of chat, prefill, plain, not "caht"'),
         ({"scale_rewards": "std"}, "scale_rewards must be one of group, batch, none"),
         ({"loss_type": "gspo"}, f"loss_type must be one of {', '.join(LOSS_TYPES)}, not"),
         ({"loss_type": "vespo"}, "loss_type must be one of"),  # TRL has it, but helpers.losses does not compute it
@@ -87,6 +98,10 @@ def weights(trainer):
 def test_settings_that_cannot_work_are_refused_with_the_reason(wrong, reason):
     with pytest.raises(SettingsError, match=reason):
         replace(SMALL, **wrong)
+
+
+def test_one_sample_and_limits_that_are_not_set_are_accepted():
+    replace(SMALL, eval_samples=1, eval_limit=None, train_limit=1, keep_solvable=2, lora_rank=1, prompt=None)
 
 
 def test_an_unknown_profile_names_those_there_are():
@@ -140,14 +155,20 @@ def test_a_step_is_one_micro_batch_unless_told_otherwise(tmp_path):
     assert replace(SMALL, prompts_per_step=2).micro_batch == 8  # follows the step
 
 
+def test_with_group_sampling_the_rollout_masks_and_not_trl(tmp_path):
+    masked = replace(SMALL, mask_truncated_completions=True)
+    configs = (grpo_config(replace(masked, group_sampling=ours), tmp_path) for ours in (False, True))
+    assert [config.mask_truncated_completions for config in configs] == [True, False]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_precision_is_autocast_of_trls(precision, tmp_path):
     config = grpo_config(replace(SMALL, precision=precision), tmp_path)
     assert (config.fp16, config.bf16) == (precision == "fp16", precision == "bf16")
 
 
-def test_the_data_set_holds_what_policy_and_rewards_need():
-    dataset = train_dataset(PROBLEMS, SMALL)
+def test_the_data_set_holds_what_policy_and_rewards_need(folder):
+    dataset = train_dataset(PROBLEMS, SMALL, load_tokenizer(folder))
     assert set(dataset.column_names) == {"prompt", "code_prompt", "test", "entry_point", "task_id"}
     row, problem = dataset[2], PROBLEMS[2]
     assert row["prompt"] == row["code_prompt"] == problem.prompt
@@ -285,7 +306,9 @@ def test_no_signal_in_a_run_of_fewer_steps(train):
 
 
 def test_no_signal_because_all_were_truncated_names_the_length(train):
-    with pytest.raises(NoSignalError, match=r"100% .* truncated.* raise max_completion_length \(now 12\)"):
+    with pytest.raises(
+        NoSignalError, match=r"100% .* truncated.* raise max_completion_length \(now 12, --max-completion-length\)"
+    ):
         train(constant(0.0))
 
 
@@ -315,7 +338,57 @@ def test_rewards_that_cancel_in_the_sum_are_no_signal(train):
 
 def test_truncated_completions_that_are_masked_are_no_signal(train):
     with pytest.raises(NoSignalError, match="raise max_completion_length"):
-        train(settings=replace(SMALL, max_completion_length=1, mask_truncated_completions=True))
+        train(settings=replace(SMALL, max_completion_length=1, mask_truncated_completions=True), chat=True)
+
+
+def test_a_base_model_learns_from_truncated_completions_though_the_settings_mask_them(train):
+    trainer, history = train(settings=replace(SMALL, max_completion_length=1, mask_truncated_completions=True))
+    assert trainer.state.global_step == 6
+    assert (history["clipped_ratio"] == 1).all() and (history["grad_norm"] > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("truncated", "masked", "ends"), [(0.95, True, True), (0.95, False, False), (0.9, True, False)]
+)
+def test_a_run_that_leaves_out_nearly_all_completions_ends_at_once(
+    truncated, masked, ends, train, tmp_path, monkeypatch
+):
+    model = save_chat_policy(tmp_path / "model")  # its completions have ten tokens or so
+    frame = training._frame
+    monkeypatch.setattr(training, "_frame", lambda log: frame(log).assign(clipped_ratio=truncated))
+    settings = replace(SMALL, max_completion_length=30, max_steps=4, mask_truncated_completions=masked)
+    try:
+        trainer, _ = train(settings=settings, model=model)
+    except NoSignalError as error:
+        assert ends
+        assert "95% of the completions in the first 3 steps were truncated" in str(error)
+        assert "raise max_completion_length (now 30, --max-completion-length)" in str(error)
+    else:
+        assert not ends and trainer.state.global_step == 4
+
+
+def test_a_completion_that_the_rule_ended_is_not_counted_as_truncated_though_trl_does(train, monkeypatch):
+    short = replace(SMALL, max_completion_length=2, max_steps=2, group_sampling=True)
+    monkeypatch.setattr(profiles, "function_ended", lambda text: True)  # every completion ends with its first token
+    trainer, history = train(settings=short)
+    assert (history["completion_length"] == 1).all()
+    assert [log["completions/clipped_ratio"] for log in trainer.state.log_history if "loss" in log] == [1, 1]
+    assert (history["clipped_ratio"] == 0).all()
+    monkeypatch.setattr(profiles, "function_ended", lambda text: False)
+    _, history = train(settings=replace(short, max_completion_length=1))
+    assert (history["clipped_ratio"] == 1).all()
+
+
+def test_group_sampling_tells_its_seconds_and_gives_the_same_run_again(train):
+    grouped = replace(SMALL, group_sampling=True)
+    (first, history), (again, repeated) = train(settings=grouped), train(settings=grouped)
+    assert "sampling_seconds" in history and not history.isna().any(axis=None)
+    spent = history["sampling_seconds"] + history["grading_seconds"]
+    assert (history["sampling_seconds"] > 0).all() and (spent < history["seconds"]).all()
+    columns = [name for name in history if "seconds" not in name]
+    assert history[columns].equals(repeated[columns]) and torch.equal(weights(first), weights(again))
+    other, _ = train(settings=replace(grouped, seed=1))
+    assert not torch.equal(weights(first), weights(other))
 
 
 def test_signal_in_one_group_is_enough(train):

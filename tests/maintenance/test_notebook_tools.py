@@ -23,7 +23,8 @@ FOUR = notebooks.RESULT_NOTEBOOK
 PART = {"greedy": 0.25, "pass@1": 0.3, "pass@8": 0.9, "problems": 164, "samples": 8}
 PART["interval"] = {name: [0.2, 0.95] for name in ("greedy", "pass@1", "pass@8")}
 CHANGE = {name: {"difference": -0.125, "interval": [-0.2, 0.05]} for name in ("greedy", "pass@1", "pass@8")}
-RESULT = {"before": PART, "after": {**PART, "greedy": 1.0}, "change": CHANGE}
+SCORES = {"before": PART, "after": {**PART, "greedy": 1.0}, "change": CHANGE}
+RESULT = {"held_out": {"tiny": SCORES}}
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_run_without_a_result_fails(course, capsys):
 
 
 def test_a_result_without_a_change_is_told(tmp_path):
-    (tmp_path / "result.json").write_text(json.dumps({**RESULT, "change": None}))
+    (tmp_path / "result.json").write_text(json.dumps({"held_out": {"tiny": {**SCORES, "change": None}}}))
     with pytest.raises(CourseError, match=r"is not as expected .TypeError"):
         notebooks.result_table(tmp_path / "result.json")
 

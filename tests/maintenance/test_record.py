@@ -75,9 +75,10 @@ def test_rows_with_other_columns_are_refused(tmp_path):
 
 
 def test_the_command_finds_each_experiment_and_the_records_have_its_columns(tmp_path, monkeypatch, root, capsys):
-    for name in EXPERIMENTS:
+    names = set(EXPERIMENTS) - {"qwen"}  # which has a command line of its own
+    for name in names:
         assert __main__.main([name, "--output", str(root / "data/measurements")]) == 0
-    assert capsys.readouterr().out.count("already") == 3 * len(EXPERIMENTS)
+    assert capsys.readouterr().out.count("already") == 3 * len(names)
     monkeypatch.setitem(sys.modules, "tools.record.by_hand", experiment("a.csv", failing=4))
     assert __main__.main(["by-hand", "--output", str(tmp_path), "--seeds", "4"]) == 1
     assert "The same command continues" in capsys.readouterr().err

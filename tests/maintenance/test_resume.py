@@ -114,7 +114,9 @@ def end_of(folder):
     result = json.loads((folder / "result.json").read_text())
     result["history"] = [{k: v for k, v in row.items() if "seconds" not in k} for row in result["history"]]
     weights = (folder / "model.safetensors").read_bytes()
-    return {key: value for key, value in result.items() if "seconds" not in key and key != "resumed"}, weights
+    return {
+        key: value for key, value in result.items() if "seconds" not in key and key not in ("resumed", "peak_memory")
+    }, weights
 
 
 def names(folder):
@@ -134,7 +136,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_continues_to_the_same_end(comm
     assert what == f"Stopped after step 3 of 6. The checkpoint of step 3, with the history up to it, is in {output}."
     assert shlex.split(again)[1:] == ["-m", "helpers.train", *FLAGS, "--output", str(output), "--seed", "0", "--resume"]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    assert names(output) == {"checkpoint-3", "held_out.jsonl", "samples_before.jsonl", "unfinished.json"}
+    assert names(output) == {"checkpoint-3", "before.json", "unfinished.json"}
 
     measured, real = [], evaluation.evaluate
     monkeypatch.setattr(evaluation, "evaluate", lambda *a, **k: measured.append(1) or real(*a, **k))
@@ -149,7 +151,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_continues_to_the_same_end(comm
     assert [row["step"] for row in result["history"]] == [1, 2, 3, 4, 5, 6]
     assert sum(row["seconds"] for row in result["history"]) == pytest.approx(result["train_seconds"])
     assert result["train_seconds"] < result["seconds"]
-    assert "samples_after.jsonl" in names(output) and not {"checkpoint-6", "unfinished.json"} & names(output)
+    assert "samples_problems_after.jsonl" in names(output) and not {"checkpoint-6", "unfinished.json"} & names(output)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has torch loaded")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from helpers.run_folder import Interrupted
 from helpers.runtime import CourseError, offline, output_folder, prepare_libraries
 from tools.record import EXPERIMENTS
 from tools.record.table import record
@@ -42,10 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _until_interrupted(measure: Callable[[], int]) -> int:
     try:
         return measure()
+    except (Interrupted, KeyboardInterrupt) as error:
+        what = error.what if isinstance(error, Interrupted) else "\nInterrupted."
+        print(f"{what} The same command continues with what was being measured.", file=sys.stderr)
     except CourseError as error:
         print(error, file=sys.stderr)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues with what was being measured.", file=sys.stderr)
     return 1
 
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         if not resume:
             run_folder.prepare_output(folder, overwrite=True)
         reward = train.find_reward(chosen.reward)
-        start = measured if (measured / BEFORE).exists() else None
+        start = measured if any(measured.iterdir()) else None
         train.run(settings, reward, folder, resume=resume, measured=start)
     write_record(folder, chosen.output, chosen.model, chosen.weights)
     print(run_folder.before_after_table(json.loads((folder / RESULT).read_text(encoding="utf-8"))))
