@@ -79,7 +79,8 @@ def grpo_config(settings: Settings, output_dir: str | Path) -> GRPOConfig:
         fp16=settings.precision == "fp16",  # with gradient scaling
         gradient_checkpointing=settings.activation_checkpointing,  # the name before transformers 5.23, and still TRL's
         dataloader_pin_memory=settings.device != "cpu",
-        ddp_find_unused_parameters=False,  # every trained weight takes part in every step
+        # Every trained weight takes part in every step.
+        ddp_find_unused_parameters=False if processes.count() > 1 else None,
         logging_steps=1,
         save_strategy="steps",  # and after the last step
         report_to="none",

@@ -20,6 +20,7 @@ KEYS = [
     "seed",
     "reward",
     "settings",
+    "processes",
     "versions",
     "isolation",
     "training_problems",
@@ -28,6 +29,9 @@ KEYS = [
     "train_seconds",
     "peak_memory",
     "resumed",
+    "before",
+    "after",
+    "change",
     "held_out",
     "history",
 ]
