@@ -78,7 +78,7 @@ def test_a_new_adapter_changes_nothing_and_its_seed_fixes_it():
 
 @pytest.mark.parametrize(("rank", "layers"), [(0, None), (4, [4]), (4, [-1])])
 def test_an_impossible_adapter_is_refused(rank, layers):
-    with pytest.raises(ValueError, match="between 0 and 3"):
+    with pytest.raises(CourseError, match="between 0 and 3"):
         add_adapter(load_policy("data/tiny_coder")[0], rank, layers)
 
 
