@@ -19,7 +19,7 @@ PROFILE = profile_settings("tiny")
 UNCLIPPED = {"epsilon": 1e6}
 GSPO = {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}
 DELTA = 1.5  # the upper end of the ratio if the advantage is negative; above 1 + epsilon
-LUSPO = {"epsilon": 2e-3, "epsilon_high": 2.5e-3}
+LUSPO = {"epsilon": GSPO["epsilon"], "epsilon_high": GSPO["epsilon_high"]}  # so that only the weight by length differs
 VESPO = {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0}  # TRL's defaults
 
 
@@ -65,7 +65,6 @@ def vespo(k_pos: float, lambda_pos: float, k_neg: float, lambda_neg: float) -> L
     return loss
 
 
-# Each run with the updates per batch, its loss, and its reward.
 def losses(settings: Settings) -> dict[str, tuple[int, Loss, str]]:
     """Return what the runs are made of: updates per batch, loss and reward."""
     clipped, unclipped = loss_of(settings), loss_of(settings, **UNCLIPPED)
