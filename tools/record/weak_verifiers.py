@@ -163,7 +163,9 @@ def always_paid(
 ) -> list[float]:
     """Return verdicts that always pay for a fixed share of all mistakes, in whatever problem they are made."""
     rows = zip(problems, texts, truth, strict=True)
-    return [1.0 if right or _number(f"{seed} {mistake(problem, text)}") < share else 0.0 for problem, text, right in rows]
+    return [
+        1.0 if right or _number(f"{seed} {mistake(problem, text)}") < share else 0.0 for problem, text, right in rows
+    ]
 
 
 def mistake(problem: Problem, text: str) -> str:
