@@ -253,11 +253,17 @@ def _learn(
     updates: int,
 ) -> Row:
     """Update the policy `updates` times on one batch, and return what is logged of it."""
-    prompt_ids = [tokenize_prompt(tokenizer, prompt) for prompt in batch.prompts]
-    padded = pad_completions(prompt_ids, batch.ids, tokenizer.pad_token_id)
-    mask, old, norms = padded.completion_mask, None, []
+    # Equal completions of a prompt have equal log-probabilities, and in this model's groups most are equal. So each is
+    # computed once, and autograd adds up the gradients of its copies.
+    rows = list(zip(batch.prompts, map(tuple, batch.ids), strict=True))
+    places = {row: place for place, row in enumerate(dict.fromkeys(rows))}
+    copies = torch.tensor([places[row] for row in rows])
+    prompt_ids = [tokenize_prompt(tokenizer, prompt) for prompt, _ in places]
+    padded = pad_completions(prompt_ids, [ids for _, ids in places], tokenizer.pad_token_id)
+    mask, old, norms = padded.completion_mask[copies], None, []
     for _ in range(updates):
-        logps, entropies = per_token_logps(policy, padded, settings.temperature)
+        distinct_logps, distinct_entropies = per_token_logps(policy, padded, settings.temperature)
+        logps, entropies = distinct_logps[copies], distinct_entropies[copies]
         old = logps.detach() if old is None else old
         optimizer.zero_grad()
         loss(logps, old, advantages, mask).backward()
@@ -300,9 +306,9 @@ def run_by_run(
     """Make the runs of a seed and return the rows of all, file by file. Each row gets the seed and the name of its run.
 
     Each run is stored as soon as it is finished, below the output folder, so an interruption loses at most one run.
-    A stored run counts only if its settings, `more` of them and the versions are those of now. Once all runs are known, their folder is
-    renamed, so that the same seed is measured again the next time. Each seed begins with another run, so that a machine
-    that becomes busier favours none of them.
+    A stored run counts only if its settings, `more` of them and the versions are those of now. Once all runs are
+    known, their folder is renamed, so that the same seed is measured again the next time. Each seed begins with
+    another run, so that a machine that becomes busier favours none of them.
     """
     seed, names = settings.seed, list(runs)
     folder = output_folder() / "record" / "runs" / experiment / f"seed_{seed}"
