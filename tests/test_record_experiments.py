@@ -4,7 +4,6 @@ import importlib
 from dataclasses import replace
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 import torch
 from small_run import small_settings
@@ -37,11 +36,9 @@ def settings(tmp_path, monkeypatch):
 def test_an_experiment_gives_rows_for_every_run(name, settings):
     experiment = importlib.import_module(f"tools.record.{name}")
     measured = experiment.measure_with(settings)
-    again = experiment.measure_with(replace(settings, seed=1))
     assert set(measured) == set(experiment.FILES)
     for file, rows in measured.items():
-        assert list(rows) == list(again[file]), "rows of another seed can be added"
-        assert set(rows["seed"]) == {0}
+        assert set(rows["seed"]) == {0} and list(rows)[:2] == ["seed", "run"], file
     runs = set(measured[experiment.FILES[-1]]["run"])
     assert len(runs) >= 3 and any(word in run for run in runs for word in ("random", "coin"))
     assert set(experiment.SETTINGS["runs"]) <= runs
@@ -62,7 +59,6 @@ REWARDS = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
     [
         ("group mean", [0.75, -0.25, -0.25, -0.25, 0, 0, 0, 0]),
         ("group mean, divided by the spread", [1.5, -0.5, -0.5, -0.5, 0, 0, 0, 0]),
-        ("group mean, divided by the mean", [3, -1, -1, -1, 0, 0, 0, 0]),
         ("none (A = r)", [1, 0, 0, 0, 1, 1, 1, 1]),
         ("A = r - 1", [0, -1, -1, -1, 0, 0, 0, 0]),
         ("A = r - 0.5", [0.5, -0.5, -0.5, -0.5, 0.5, 0.5, 0.5, 0.5]),
@@ -258,7 +254,8 @@ def test_patients_run_to_their_end_or_say_what_ended_them(settings):
     before, adapter = (scores[scores["run"] == run].iloc[0] for run in ("before", "adapter not merged"))
     assert adapter["greedy"] == before["greedy"] and adapter["pass@1"] == before["pass@1"]
     assert completions.groupby("run").size()["healthy"] == clinic.SHOWN
-    assert pd.notna(curves[curves["run"] == "the KL's sign"]["kl"]).all()
+    assert (curves[curves["run"] == "the KL's sign"]["kl"] != "").all()
+    assert set(curves["learning_rate"].astype(float)) == {1e-2, 2e-3}, "four decimals would not do for a loss or a rate"
 
 
 def test_the_sandboxed_verifiers_agree_with_the_truth_on_the_bundled_solutions():

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from helpers.advantages import group_advantages
@@ -43,20 +42,9 @@ def group_mean(scale: str) -> Callable[[], Advantages]:
     return lambda: lambda rewards, size: group_advantages(rewards, size, scale)
 
 
-def divided_by_mean() -> Advantages:
-    """A = (r - mean) / mean of the group, and 0 if the mean is 0 (MaxRL, arXiv 2602.02710)."""
-
-    def advantages(rewards: Tensor, size: int) -> Tensor:
-        means = rewards.view(-1, size).mean(1).repeat_interleave(size)
-        return torch.where(means > 0, (rewards - means) / means.clamp(min=1e-9), 0.0)
-
-    return advantages
-
-
 BASELINES: dict[str, Callable[[], Advantages]] = {
     "group mean": group_mean("none"),
     "group mean, divided by the spread": group_mean("group"),
-    "group mean, divided by the mean": divided_by_mean,
     "none (A = r)": without_baseline,
     "A = r - 1": minus(1.0),
     "A = r - 0.5": minus(0.5),

@@ -210,7 +210,9 @@ def treat(start: Start, patient: Patient) -> Rows:
             rows = _measured(own, model, own.tokenizer, settings, seen)
     else:
         rows = _measured(own, model, own.tokenizer, settings, seen)
-    return rows | {CURVES: history.to_dict("records")}
+    # A record keeps four decimals, and a loss or a learning rate has none there. As text they keep four digits.
+    text = history.map(lambda value: "" if pd.isna(value) else f"{value:.4g}")
+    return rows | {CURVES: text.to_dict("records")}
 
 
 def _measured(
