@@ -33,7 +33,9 @@ def settings(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_an_experiment_gives_rows_for_every_run(name, settings):
+def test_an_experiment_gives_rows_for_every_run(name, settings, monkeypatch):
+    # These problems have one assert each.
+    monkeypatch.setattr(weak_verifiers, "first_asserts", lambda test, number: test)
     experiment = importlib.import_module(f"tools.record.{name}")
     measured = experiment.measure_with(settings)
     assert set(measured) == set(experiment.FILES)
@@ -113,7 +115,8 @@ def test_luspo_and_two_sided_by_hand():
 
 def test_the_losses_of_reuse_differ_where_the_ratio_is_not_1():
     made = reuse.losses(profile_settings("tiny"))
-    wide, old = LOGPS * 3, OLD * 3
+    # Now one ratio lies between 1 + epsilon and 1 + epsilon_high, and one of a wrong completion above delta.
+    wide, old = LOGPS * 0.73, OLD * 0.73
     verified = {name: loss for name, (_, loss, reward) in made.items() if reward == "verifier"}
     off_policy = [gradient(loss, wide, old) for name, loss in verified.items() if name.startswith("4 updates")]
     for number, one in enumerate(off_policy):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl.trainer.utils import RepeatSampler
 
 from helpers import lora
@@ -34,7 +34,7 @@ SHOWN = 3  # completions of each patient
 # A template of the kind that chat models have. The bundled model has never seen one.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "<|im_start|>assistant\n"
+    "<|im_start|>assistant{{ '\n' }}"
 )
 UNGRADED = 1 / 3  # of the problems have no verdict in the patient that counts None as 0
 WRONG_BETA = -0.1
@@ -194,7 +194,9 @@ def treat(start: Start, patient: Patient) -> Rows:
     model, ended_by = patient.model(own.policy, settings), ""
     with tempfile.TemporaryDirectory() as folder:
         reward = seeded(patient.reward, settings.seed)
-        trainer = build_trainer(settings, model, own.tokenizer, own.train, reward, folder, allow_no_signal=True)
+        # The usual Progress cannot show a run of no steps.
+        options: dict[str, Any] = {"allow_no_signal": True, "progress": TrainerCallback()}
+        trainer = build_trainer(settings, model, own.tokenizer, own.train, reward, folder, **options)
         patient.trainer(trainer, own)
         try:
             trainer.train()
