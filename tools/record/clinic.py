@@ -1,6 +1,6 @@
 """Notebook 06: a clinic. Trainers with one planted fault each, and what TRL logs of them.
 
-Every patient is a run of GRPOTrainer with the settings of the profile tiny, 30 steps long, and one thing wrong. Two
+Every patient is a run of GRPOTrainer with the settings of the profile tiny, 20 or 30 steps long, with one thing wrong. Two
 runs are healthy, and one has a reward that knows nothing. The notebook shows curves, log and three completions.
 """
 
@@ -38,6 +38,7 @@ CHAT_TEMPLATE = (
 )
 UNGRADED = 1 / 3  # of the problems have no verdict in the patient that counts None as 0
 WRONG_BETA = -0.1
+END_TEMPERATURE = 1.75
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,14 @@ PATIENTS = {
     "random reward": Patient(reward=random_reward),
     "end token masked away": Patient(trainer=mask_ends(only_of_right_ones=False)),
     "every completion cut off": Patient({"max_completion_length": 8}),
-    "unlearns to end": Patient(trainer=mask_ends(only_of_right_ones=True)),
+    # At temperature 1 the bundled model is so sure of its end token that nothing moves it within 30 steps.
+    "unlearns to end": Patient({"temperature": END_TEMPERATURE}, trainer=mask_ends(only_of_right_ones=True)),
     "unknown chat template": Patient(tokenizer=give_template),
     "constant reward": Patient(reward=constant_reward),
     "None counted as 0": Patient(reward=none_as_zero),
     "reward by exit code": Patient(reward=by_exit_code),
-    "fp16 weights": Patient(model=in_fp16),
+    # It is broken by the third step, and then writes to the limit, which is slow in fp16 on a CPU.
+    "fp16 weights": Patient({"max_steps": 20}, model=in_fp16),
     "learning rate 1e-6": Patient({"learning_rate": 1e-6}),
     "groups cut in two": Patient(trainer=cut_groups),
     "the KL's sign": Patient({"beta": -WRONG_BETA}, trainer=turn_the_kl),
