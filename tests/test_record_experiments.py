@@ -224,6 +224,7 @@ def test_the_other_planted_faults(settings):
     for begin in range(0, len(order), settings.num_generations):
         group = order[begin : begin + settings.num_generations]
         assert group[:half] == [group[0]] * half and group[half:] == [group[half]] * half and group[0] != group[half]
+    assert clinic.in_fp16(start.fresh_policy(), settings).dtype == torch.float16
     clinic.turn_the_kl(trainer, start)
     assert trainer.beta < 0
     names = [problem.task_id for problem in load_problems("tiny")]
@@ -244,7 +245,6 @@ def test_patients_run_to_their_end_or_say_what_ended_them(settings):
         "healthy",
         "every completion cut off",
         "too few prompts",
-        "fp16 weights",
         "the KL's sign",
         "adapter not merged",
     ]

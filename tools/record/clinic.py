@@ -1,7 +1,7 @@
 """Notebook 06: a clinic. Trainers with one planted fault each, and what TRL logs of them.
 
-Every patient is a run of GRPOTrainer with the settings of the profile tiny, 20 or 30 steps long, with one thing wrong. Two
-runs are healthy, and one has a reward that knows nothing. The notebook shows curves, log and three completions.
+Every patient is a run of GRPOTrainer with the settings of the profile tiny, 20 or 30 steps long, with one thing wrong.
+Two runs are healthy, and one has a reward that knows nothing. The notebook shows curves, log and three completions.
 """
 
 import hashlib
