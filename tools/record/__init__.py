@@ -6,6 +6,14 @@ data frame for each file, with a column `seed`. To add one, write the module and
 
 EXPERIMENTS = {
     "by-hand": "notebook 03's own training loop and GRPOTrainer, with the same settings (about three minutes a seed)",
+    "baselines": "notebook 03: what the baseline does to learning (32 minutes for --seeds 0 1 2 3 4)",
+    "dynamic-sampling": "notebook 03: silent groups replaced, at equal completions (11 minutes for --seeds 0 1 2 3 4)",
+    "one-problem": "notebook 03: eleven updates on one problem (3 minutes for --seeds 0 1 2 3 4)",
+    "reuse": "notebook 05: a batch used for several updates, and the variants made for that (50 minutes)",
+    "verifier-quality": "notebook 06: the same run under verifiers that err (35 minutes)",
+    "clinic": "notebook 06: trainers with one planted fault each (32 minutes)",
+    "what-matters": "notebook 06: group size, learning rate, temperature, difficulty, other problems (35 minutes)",
+    "pass-at-k": "notebook 06: pass@k for k up to 64, before and after training (10 minutes)",
     "qwen": "notebook 04's real model on a CPU, one run a command (two hours; it has options of its own: qwen --help)",
     "reward-model": "notebook 01's reward models against the verifier",
 }
