@@ -147,7 +147,7 @@ def test_the_same_cells_run_with_an_adapter_and_group_sampling(tmp_path, monkeyp
     outputs = {one.id: one.outputs for one in notebook.cells if one.cell_type == "code"}
     assert not [out for shown in outputs.values() for out in shown if out.output_type == "error"]
     differing = outputs["train-5b"][0].text
-    for changed in ("'learning_rate': 0.00015", "'per_device_train_batch_size': 8", "'max_steps': 2"):
+    for changed in ("'learning_rate': 0.00015", "'per_device_train_batch_size': 48", "'max_steps': 2"):
         assert changed in differing
     run = tmp_path / "out" / PATH.stem
     result = json.loads((run / "result.json").read_text())
