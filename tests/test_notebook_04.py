@@ -40,7 +40,7 @@ def shown(tmp_path, monkeypatch) -> dict[str, Any]:
     """Run the cells up to the trainer, in this process, without the training. Returns their names."""
     monkeypatch.setenv("COURSE_OUTPUT", str(tmp_path))
     names: dict[str, Any] = {}
-    for name in ("train-1", "train-2", "train-3", "train-5", "train-5b"):
+    for name in ("train-1", "train-2", "train-3", "train-4", "train-5", "train-5b"):
         exec(cell(name), names)
     exec(cell("train-6").replace("trainer.train()\n", ""), names)
     return names
@@ -67,8 +67,7 @@ def test_each_literal_value_differs_from_trls_default_and_has_a_reason():
         name, _, value = line.partition("=")
         value, _, why = value.partition(",  # ")
         assert why, line
-        # report_to has no plain default: None asks the environment.
-        assert name in ("use_cpu", "report_to") or getattr(plain, name) != eval(value), line
+        assert name == "use_cpu" or getattr(plain, name) != eval(value), line
 
 
 def test_a_literal_value_that_drifts_is_noticed_and_not_trained_with(shown):
@@ -99,7 +98,7 @@ def test_training_again_starts_from_the_untrained_model(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_OUTPUT", str(tmp_path))
     monkeypatch.setenv("GRPO_MAX_STEPS", "1")
     names: dict[str, Any] = {}
-    for name in ("train-1", "train-2", "train-3", "train-5", "train-5b", "train-6"):
+    for name in ("train-1", "train-2", "train-3", "train-4", "train-5", "train-5b", "train-6"):
         exec(cell(name), names)
     assert names["differing"] == {"max_steps": 1}
     once = {name: weights.clone() for name, weights in names["policy"].state_dict().items()}
