@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from math import comb, log
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
@@ -18,7 +20,9 @@ from try_exercises import exercises, parts_of, solution_of, source_of, tagged
 from helpers import exercises as course
 from helpers.checks import hints, is_number, returns, same, shown
 from helpers.exercises import ___, check, hint
+from helpers.profiles import profile_settings
 from helpers.runtime import CourseError
+from helpers.trials import STEPS, Trial
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -325,6 +329,17 @@ def mean(values):
     return sum(values) / len(values)
 
 
+TWO = [0.7] * 20
+FALLS = [0.5] * 10 + [0.2] * 10
+
+
+def trial(curve: list[float], **changes: Any) -> Callable[[], Trial]:
+    """Return an experiment of notebook 04 that does not train: this is the curve of each column of its history."""
+    settings = replace(profile_settings("tiny"), max_steps=STEPS, **changes)
+    history = pd.DataFrame({"reward": curve, "frac_reward_zero_std": curve})
+    return lambda: Trial(settings, history)
+
+
 RIGHT: dict[str, list[Any]] = {
     "01.1": [counted((2, 2), (1, 2), (1, 1), (1, 0)), counted([2, 2], [1, 2], [1, 1], [1, 0.0])],
     "01.2": [(34 * SMALL + 2 * LARGE, 18 * SMALL), (67.7e9, 27.8e9)],
@@ -393,11 +408,12 @@ RIGHT: dict[str, list[Any]] = {
         lambda n, c, k: 1 - Fraction(comb(n - c, k), comb(n, k)),
         lambda n, c, k: torch.tensor(1 - comb(n - c, k) / comb(n, k)),
     ],
-    "04.2": [
-        lambda p, G: 1 - p**G - (1 - p) ** G,
-        lambda p, G: sum(comb(G, k) * p**k * (1 - p) ** (G - k) for k in range(1, G)),
+    "04.2": [(0.65, trial(TWO, num_generations=2)), (Fraction(2, 3), trial(TWO, num_generations=2))],
+    "04.3": [
+        ("down", "b", trial(FALLS, learning_rate=3.5e-3)),
+        ("up", "b", trial(FALLS[::-1], learning_rate=0.0035)),
+        ("flat", "b", trial([0.5] * 20, learning_rate=3.5e-3)),
     ],
-    "04.3": [(8 * 8 * 68, 8 * 68 / 1560), (4352.0, 0.35), (4352, Fraction(544, 1560))],
 }
 """Correct answers to each exercise. A tuple at the exercises that take two answers holds both."""
 
@@ -569,29 +585,32 @@ WRONG: dict[str, dict[str, Any]] = {
         "a logarithm": lambda n, c, k: log(n + k),
     },
     "04.2": {
-        "constant": lambda p, G: 0.5,
-        "negation": lambda p, G: p**G + (1 - p) ** G,
-        "neighbour: at least one right": lambda p, G: 1 - (1 - p) ** G,
-        "neighbour: not all right": lambda p, G: 1 - p**G,
-        "for two": lambda p, G: 2 * p * (1 - p),
-        "times G": lambda p, G: p * (1 - p) * G,
-        "only G = 8 or 2": lambda p, G: 1 - p**8 - (1 - p) ** 8 if G == 8 else 2 * p * (1 - p) if G == 2 else 0.5,
+        "constant": (0, trial(TWO, num_generations=2)),
+        "negation": (0.3, trial(TWO, num_generations=2)),
+        "neighbour: at p = 0.5": (0.5, trial(TWO, num_generations=2)),
+        "neighbour: groups of eight": (0.1, trial([0.1] * 20)),
+        "in percent": (70, trial(TWO, num_generations=2)),
+        "text": ("0.7", trial(TWO, num_generations=2)),
+        "two changes": (0.7, trial(TWO, num_generations=2, beta=0.04)),
+        "cut short": (0.7, trial(TWO[:5], num_generations=2)),
+        "not a function": (0.7, 2),
+        "the history": (0.7, lambda: TWO),
     },
     "04.3": {
-        "constant": (0, 0),
-        "negation": (-4352, -544 / 1560),
-        "neighbour: prompts, and draws of completions": (544, 4352 / 1560),
-        "neighbour: completions drawn": (4352, 4352 / 1560),
-        "the wrong way round": (4352, 1560 / 544),
-        "steps": (68, 1),
-        "only the first is wrong": (544, 0.35),
-        "only the second is wrong": (4352, 1),
-        "text": ("4352", "0.35"),
+        "constant": ("flat", "b", trial(FALLS, learning_rate=3.5e-3)),
+        "negation": ("up", "b", trial(FALLS, learning_rate=3.5e-3)),
+        "neighbour: the course's rate": ("down", "b", trial(FALLS)),
+        "neighbour: a hundred times": ("down", "b", trial(FALLS, learning_rate=3.5e-2)),
+        "a": ("down", "a", trial(FALLS, learning_rate=3.5e-3)),
+        "c": ("down", "c", trial(FALLS, learning_rate=3.5e-3)),
+        "another word": ("falls", "b", trial(FALLS, learning_rate=3.5e-3)),
+        "another letter": ("down", "d", trial(FALLS, learning_rate=3.5e-3)),
+        "two changes": ("down", "b", trial(FALLS, learning_rate=3.5e-3, num_generations=2)),
     },
 }
 """Wrong answers to each exercise: a constant, the negation, the answer to a neighbouring question, and more."""
 
-PAIRS = {"01.2", "04.3"}
+PAIRS = {"01.2", "04.2", "04.3"}
 
 
 def verdict_on(name: str, answer: Any, capsys: pytest.CaptureFixture[str]) -> str:
@@ -642,10 +661,15 @@ def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
         ("03.2", "row by row", "in two rows"),
         ("03.3", "negation", "Give the gradient's signs."),
         ("03.5", "0 and 1 only", "Rewards need not be 0 or 1."),
-        ("04.3", "the wrong way round", "the number of problems for each prompt"),
-        ("04.3", "neighbour: completions drawn", "a problem is drawn once for a whole group"),
-        ("04.3", "only the first is wrong", "`completions_graded`: `544` is not correct."),
-        ("04.3", "only the second is wrong", "`draws_per_problem`: `1` is not correct."),
+        ("04.2", "in percent", "a share between 0 and 1"),
+        ("04.2", "neighbour: groups of eight", "Your run has groups of 8."),
+        ("04.2", "two changes", "Your run also changes beta."),
+        ("04.2", "cut short", "Your run has 5 steps."),
+        ("04.2", "negation", "You predicted `0.3`, and in your run the share was `0.7`."),
+        ("04.3", "negation", "changed by -0.30"),
+        ("04.3", "a", "the reward would have risen faster"),
+        ("04.3", "c", "nothing is clipped"),
+        ("04.3", "neighbour: the course's rate", "not ten times the course's"),
     ],
 )
 def test_the_reason_fits_the_mistake(name, kind, told, capsys):

@@ -4,6 +4,9 @@ from typing import Any
 
 from helpers.checks import hints, is_number, returns, same, shown
 
+FLAT = 0.05  # a smaller change of the mean reward is noise
+CLOSE = 0.1  # a prediction of a share counts as right within this distance
+
 
 @hints(
     "The formula subtracts from 1 the chance that all picks are wrong.",
@@ -24,43 +27,71 @@ def exercise_1(my_pass_at_k: Any) -> None:
 
 
 @hints(
-    "In which two cases does a group have no signal?",
-    "How likely is it that all `G` samples are correct? And that all are wrong?",
+    "`num_generations` is the number of completions in a group.",
+    "Two completions get the same reward if both pass or both fail. How likely is each, for p = 0.5 and for p = 0.2?",
 )
-def exercise_2(chance_of_signal: Any) -> None:
-    """Give the probability that a group contains a correct and a wrong completion."""
-    cases = (
-        (0.5, 2, 0.5, "Two coins show different sides half of the time."),
-        (1.0, 8, 0.0, "All are correct, so there is nothing to compare."),
-        (0.0, 8, 0.0, "All are wrong, so there is nothing to compare."),
-        (0.1, 8, 1 - 0.1**8 - 0.9**8, "Subtract both ways in which all eight can be alike."),
-        (0.9, 8, 1 - 0.1**8 - 0.9**8, "Subtract both ways in which all eight can be alike."),
-        (0.3, 3, 0.63, "Subtract both ways in which all three can be alike."),
+def exercise_2(predicted: Any, experiment: Any) -> None:
+    """Predict the share of groups without signal, then run 20 steps with groups of two."""
+    assert is_number(predicted), f"`predicted` should be a number, and {shown(predicted)} is not."
+    assert 0 <= predicted <= 1, f"`predicted` should be a share between 0 and 1, and it is {shown(predicted)}."
+    trial = _run(experiment)
+    groups = trial.settings.num_generations
+    assert groups == 2, f"Your run has groups of {groups}. This exercise is about groups of 2."
+    _only_change(trial, "num_generations")
+    silent = float(trial.history["frac_reward_zero_std"].mean())
+    assert abs(predicted - silent) <= CLOSE, (
+        f"You predicted {shown(predicted)}, and in your run the share was {shown(round(silent, 2))}. Which groups have "
+        "no signal? Correct the prediction when you can say why."
     )
-    for p, size, expected, why in cases:
-        returns(chance_of_signal, (p, size), expected, why)
 
 
 @hints(
-    "`plan` has the number of steps, the prompts in a step and the completions for each prompt.",
-    "For the second answer, count all prompts that the run draws. `in_training` problems share them equally.",
+    "`learning_rate` takes a number. Ten times 3.5e-4 is 3.5e-3.",
+    "Look at all curves of your run, also at the entropy and the length: does the model still write programs?",
 )
-def exercise_3(completions_graded: Any, draws_per_problem: Any) -> None:
-    """Count the completions that a run grades, and how often it draws each problem."""
-    from helpers.problems import load_problems, split_problems
+def exercise_3(reward_goes: Any, because: Any, experiment: Any) -> None:
+    """Predict what ten times the learning rate does to the reward, run 20 steps, and say why."""
+    ways = ("up", "down", "flat")
+    assert reward_goes in ways, f'`reward_goes` should be "up", "down" or "flat", not {shown(reward_goes)}.'
+    assert because in ("a", "b", "c"), f'`because` should be "a", "b" or "c", not {shown(because)}.'
+    trial = _run(experiment)
+    rate = trial.settings.learning_rate
+    assert same(rate, 3.5e-3), f"Your run has a learning rate of {shown(rate)}, which is not ten times the course's."
+    _only_change(trial, "learning_rate")
+    reward = trial.history["reward"]
+    change = float(reward.tail(5).mean() - reward.head(5).mean())
+    went = "flat" if abs(change) < FLAT else "up" if change > 0 else "down"
+    assert reward_goes == went, (
+        f'You predicted "{reward_goes}", but from the first five to the last five steps the mean reward of your run '
+        f"changed by {change:+.2f}."
+    )
+    wrong = {
+        "a": "If the rate only set the speed, the reward would have risen faster than with the course's rate.",
+        "c": "With one update for each batch of samples the ratio is 1, so nothing is clipped.",
+    }
+    assert because not in wrong, (
+        f"The reward went as you predicted, but the reason is another one. {wrong.get(because)}"
+    )
+
+
+def _run(experiment: Any) -> Any:
+    """Run the experiment and return its Trial."""
+    from helpers.trials import STEPS, Trial
+
+    assert callable(experiment), f"`experiment` should be a function, but it is {shown(experiment)}."
+    trial = experiment()
+    assert isinstance(trial, Trial), "`experiment` should return what `twenty_steps(...)` returns."
+    steps = len(trial.history)
+    assert steps == STEPS, f"Your run has {steps} steps. The exercise needs all {STEPS}."
+    return trial
+
+
+def _only_change(trial: Any, name: str) -> None:
+    """Assert that the run differs from the course's in this setting alone."""
+    from dataclasses import asdict
+
     from helpers.profiles import profile_settings
 
-    plan = profile_settings("tiny")
-    problems = len(split_problems(load_problems("tiny"))[0])
-    prompts = plan.prompts_per_step * plan.max_steps
-    for answer in (completions_graded, draws_per_problem):
-        assert is_number(answer), f"Both answers are numbers, and {shown(answer)} is not."
-    right = same(completions_graded, prompts * plan.num_generations)
-    factors = "A run has steps, a step has prompts, and each prompt has completions."
-    assert right, f"`completions_graded`: {shown(completions_graded)} is not correct. {factors}"
-    turned = same(draws_per_problem, problems / prompts, 0.01)
-    assert not turned, "`draws_per_problem`: this is the number of problems for each prompt, not of prompts."
-    in_completions = same(draws_per_problem, prompts * plan.num_generations / problems, 0.01)
-    assert not in_completions, "`draws_per_problem`: a problem is drawn once for a whole group of completions."
-    right = same(draws_per_problem, prompts / problems, 0.01)
-    assert right, f"`draws_per_problem`: {shown(draws_per_problem)} is not correct. How many prompts does the run draw?"
+    course = asdict(profile_settings("tiny"))
+    changed = {key for key, value in asdict(trial.settings).items() if value != course[key]} - {"max_steps", name}
+    assert not changed, f"Your run also changes {', '.join(sorted(changed))}. Change one thing at a time."
