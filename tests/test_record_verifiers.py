@@ -100,6 +100,11 @@ def test_the_same_mistake_is_always_paid_and_about_a_quarter_of_the_mistakes_is(
         weak.mistake(SQUARE, "    return [x + x]\n") == weak.mistake(other, "    return [x + x, 3]\n") == "* becomes +"
     )
     assert weak.mistake(other, "    return [x * x, 4]\n") == "0 becomes 0"
+    for seed in range(30):
+        both = weak.always_paid(
+            [SQUARE, other], ["    return [x + x]\n", "    return [x + x, 3]\n"], [0.0, 0.0], 0.25, seed
+        )
+        assert both[0] == both[1], "the same mistake in another problem"
     mistakes = [f"    return [x {'+' * n} x]\n" for n in range(1, 801)]
     problems, wrong = [SQUARE] * 800, [0.0] * 800
     paid = weak.always_paid(problems, mistakes, wrong, 0.25, seed=0)

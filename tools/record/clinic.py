@@ -37,7 +37,7 @@ CHAT_TEMPLATE = (
     "<|im_start|>assistant{{ '\n' }}"
 )
 UNGRADED = 1 / 3  # of the problems have no verdict in the patient that counts None as 0
-WRONG_BETA = -0.1
+WRONG_BETA = -1.0
 END_TEMPERATURE = 1.75
 
 
