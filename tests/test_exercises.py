@@ -726,7 +726,7 @@ def faults_of_exercises(path: Path) -> list[str]:
     if not any(tagged(cell, "exercise") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]):
         return []
     script = Path(__file__).with_name("try_exercises.py")
-    done = subprocess.run([sys.executable, script, path], cwd=path.parent, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, script, path], cwd=path.parent, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     found = []
     for line in done.stdout.splitlines():
