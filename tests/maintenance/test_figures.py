@@ -29,7 +29,9 @@ SHARES = pd.DataFrame(
 GIGABYTES = pd.DataFrame(
     {"policy": [8.0, 8.0], "critic": [8.0, 0.0], "reference": [1.0, 0.5]}, index=["PPO-RLHF", "GRPO, verifier, KL"]
 )
-CHOICES = pd.DataFrame({"n": [1, 4, 64], "truth": [0.42, 0.58, 0.31], "low": [0.36, 0.5, 0.25], "high": [0.5, 0.6, 0.4]})
+CHOICES = pd.DataFrame(
+    {"n": [1, 4, 64], "truth": [0.42, 0.58, 0.31], "low": [0.36, 0.5, 0.25], "high": [0.5, 0.6, 0.4]}
+)
 TRAINED = pd.DataFrame(  # two seeds
     {"seed": [0, 1, 0, 1], "step": [0, 0, 60, 60], "truth": [0.4, 0.5, 0.1, 0.3], "score": [-1.0, -1.2, 0.5, 0.9]}
 )
