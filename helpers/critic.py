@@ -93,6 +93,7 @@ class Step(NamedTuple):
     reward: float  # mean over the completions
     value_loss: float  # NaN without a critic
     kl: float  # mean over the tokens; NaN without a reference
+    tokens: int  # completions times the length of the longest: what the padded batch holds
     seconds: float
 
 
@@ -169,7 +170,8 @@ def train_ppo(
             optimizer.step()
             optimizer.zero_grad()
         seconds = perf_counter() - start
-        history.append(Step(step, scores.mean().item(), critic_loss.item(), divergence.item(), seconds))
+        means = scores.mean().item(), critic_loss.item(), divergence.item()
+        history.append(Step(step, *means, mask.numel(), seconds))
         if after_step:
             after_step(history[-1])
     return history

@@ -146,7 +146,8 @@ def score_and_truth(frames: Mapping[str, pd.DataFrame]) -> Picture:
             figures.draw_band(axis, pd.DataFrame({"low": of_step.min(), "high": of_step.max()}), colour)
     fig.axes[0].set_ylim(0, 1.04)
     fig.axes[0].yaxis.set_major_formatter("{x:.0%}")
-    fig.axes[0].get_legend().remove()
+    # Both panels have the same lines, so one legend is enough.
+    fig.axes[0].legend_ = None
     truth, score = panels.values()
     ends = (
         f"{run}: from {truth[run].iloc[0]:.0%} to {truth[run].iloc[-1]:.0%} that pass, and from "

@@ -175,24 +175,16 @@ def evaluation(start: Start, policy: PreTrainedModel) -> tuple[dict[str, float],
 
 def memory(start: Start, run: Run) -> dict[str, int]:
     """Measure the bytes that one step of a run holds, part by part, and the tokens whose logits it keeps."""
-    longest = 0
-    reward = reward_of(start, run)
-
-    def watched(problems: Sequence[Problem], texts: Sequence[str]) -> Sequence[float]:
-        nonlocal longest
-        longest = max(len(start.tokenizer(text)["input_ids"]) + 1 for text in texts)
-        return reward(problems, texts)
-
     frozen = {"reference": start.policy if run.beta else None}
     frozen["reward model"] = start.reward_model if run.reward == "learned" else None
     held = dict.fromkeys(BYTES, 0) | {name: bytes_of(model.parameters()) for name, model in frozen.items() if model}
     with counting(start.tokenizer) as (trained, logits):
         policy = copy.deepcopy(start.policy)
-        train_ppo(
+        [step] = train_ppo(
             policy,
             start.tokenizer,
             start.train,
-            watched,
+            reward_of(start, run),
             critic=ValueModel(start.policy) if run.method == "PPO" else None,
             reference=start.policy if run.beta else None,
             beta=run.beta,
@@ -203,8 +195,7 @@ def memory(start: Start, run: Run) -> dict[str, int]:
     held |= trained[0]
     held["critic"] = sum(sum(parts.values()) for parts in trained[1:])
     held["kept logits"] = sum(logits.values())
-    tokens = LOOP["prompts_per_step"] * LOOP["num_generations"] * longest
-    return {f"{name} bytes": size for name, size in held.items()} | {"tokens": tokens}
+    return {f"{name} bytes": size for name, size in held.items()} | {"tokens": step.tokens}
 
 
 @contextmanager
