@@ -7,5 +7,7 @@ data frame for each file, with a column `seed`. To add one, write the module and
 EXPERIMENTS = {
     "by-hand": "notebook 03's own training loop and GRPOTrainer, with the same settings (about three minutes a seed)",
     "qwen": "notebook 04's real model on a CPU, one run a command (two hours; it has options of its own: qwen --help)",
+    "hacking": "notebook 02's run that learns to cheat v1, and the same run with the real verifier",
+    "partial-reward": "notebook 02's comparison of binary and partial credit",
     "reward-model": "notebook 01's reward models against the verifier",
 }
