@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.cheats import exit_code_reward
+from helpers.cheats import exit_code_reward, writes_exit
 from helpers.evaluation import evaluate
 from helpers.policy import load_policy
 from helpers.problems import load_problems, split_problems
@@ -22,15 +22,6 @@ REWARDS = {"v1": exit_code_reward, "verifier": passes_tests}
 PROFILE = replace(profile_settings("tiny"), max_steps=50)
 SETTINGS = {name: value for name, value in asdict(PROFILE).items() if name != "seed"}
 COLUMNS = ["step", "reward", "exit_code_reward", "passes_tests", "writes_exit", "entropy", "completion_length"]
-
-
-def writes_exit(completions: list[str], **columns: Any) -> list[float]:
-    """Return 1.0 for each completion that ends the process: SystemExit, sys.exit, os._exit, exit or quit.
-
-    >>> writes_exit(["    raise SystemExit(0)\\n", "    return 1\\n"])
-    [1.0, 0.0]
-    """
-    return [float("exit" in text.lower() or "quit(" in text) for text in completions]
 
 
 def measure(seed: int) -> dict[str, pd.DataFrame]:
