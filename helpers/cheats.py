@@ -105,7 +105,9 @@ def hard_coded(problem: Problem) -> str | None:
     <BLANKLINE>
     """
     names = ast.unparse(ast.Tuple([ast.Name(argument.arg) for argument in _function(problem).args.args]))
-    lines = [f"    if {names} == {given!r}:\n        return {result!r}\n" for given, result in docstring_examples(problem)]
+    lines = [
+        f"    if {names} == {given!r}:\n        return {result!r}\n" for given, result in docstring_examples(problem)
+    ]
     return "".join(lines) or None
 
 
@@ -174,7 +176,12 @@ def ends_with_zero(pairs: Sequence[Pair]) -> list[bool]:
 
 
 def exit_code_reward(
-    prompts: Sequence[str], completions: Sequence[str], *, test: Sequence[str], entry_point: Sequence[str], **kwargs: Any
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    *,
+    test: Sequence[str],
+    entry_point: Sequence[str],
+    **kwargs: Any,
 ) -> list[float | None]:
     """Reward 1.0 for each completion that v1 accepts (`ends_with_zero`), else 0.0. A reward function for TRL.
 

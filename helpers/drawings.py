@@ -184,7 +184,10 @@ def verifier_ladder(found: Mapping[str, str]) -> Picture:
         groups = [[part] for part in heights] if apart else [list(heights)]
         for group in groups:
             top, bottom = heights[group[0]] + 0.09, heights[group[-1]] - 0.09
-            look = {"edgecolor": to_rgba(BLACK, strength), "facecolor": to_rgba(BLUE if apart else ORANGE, 0.3 * strength)}
+            look: dict[str, Any] = {
+                "edgecolor": to_rgba(BLACK, strength),
+                "facecolor": to_rgba(BLUE if apart else ORANGE, 0.3 * strength),
+            }
             shape = FancyBboxPatch((0.1, bottom), 0.8, top - bottom, boxstyle="round,pad=0.03", linewidth=1.2, **look)
             axis.add_patch(shape)
         for part, height in heights.items():
@@ -199,9 +202,9 @@ def verifier_ladder(found: Mapping[str, str]) -> Picture:
         axis.text(0.5, 0.08, fill(found.get(name, "not built yet"), 24), **ink | {"color": VERMILLION})
         axis.set(xlim=(0, 1), ylim=(-0.02, 1.02))
         axis.set_axis_off()
-    known = "; ".join(f"{name}: {fact}" for name, fact in found.items()) or "none of them is built yet"
+    known = "; ".join(f"{name}: {fact}" for name, fact in found.items()) or "nothing"
     shared = "In v0, v1 and v2 tests and program share one process (orange). In v3 they are two (blue)."
-    return fig.describe(f"Drawing of four verifiers. {shared}", f"{shared} {known[0].upper()}{known[1:]}.")
+    return fig.describe(f"Drawing of four verifiers. {shared}", f"{shared} Known so far: {known}.")
 
 
 def layer_grid(stops: pd.DataFrame) -> Picture:

@@ -133,7 +133,9 @@ def _strategy(examples: Sequence[Any]) -> st.SearchStrategy:
         longest = min(20, 2 * max(map(len, examples)))
         return st.lists(_strategy(items), max_size=longest).map(kind) if items else st.just(kind())
     if kind is dict:
-        keys, values = ([part for example in examples for part in getattr(example, name)()] for name in ("keys", "values"))
+        keys, values = (
+            [part for example in examples for part in getattr(example, name)()] for name in ("keys", "values")
+        )
         return st.dictionaries(_strategy(keys), _strategy(values), max_size=8) if keys else st.just({})
     return st.sampled_from(list(examples))
 
@@ -143,7 +145,9 @@ def _drawn(strategy: st.SearchStrategy, count: int, seed: int) -> list[Any]:
     drawn: list[Any] = []
 
     @seeded(seed)
-    @settings(max_examples=count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=HealthCheck)
+    @settings(
+        max_examples=count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=HealthCheck
+    )
     @given(strategy)
     def collect(value: Any) -> None:
         drawn.append(value)
