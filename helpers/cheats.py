@@ -7,7 +7,7 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import ndiff
 from doctest import DocTestParser
 from pathlib import Path
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from helpers.problems import Problem
-from helpers.tiny_coder.mutants import mutants
+from helpers.tiny_coder.mutants import each_mutant
 from helpers.verifier import Submission, Verdict, grade_programs, pool
 from helpers.verifier.verdict import Job, Outcome
 
@@ -38,7 +38,7 @@ def first_mutant(problem: Problem) -> str | None:
         return x - 1
     <BLANKLINE>
     """
-    return next(iter(every_mutant(problem)), None)
+    return next(_each_mutant(problem), None)
 
 
 def every_mutant(problem: Problem) -> list[str]:
@@ -47,7 +47,12 @@ def every_mutant(problem: Problem) -> list[str]:
     >>> len(every_mutant(Problem("demo/0", "def f(x):\n", "    return x + 1\n", "", "f")))
     6
     """
-    return [f"    pass\n\n\n{changed}\n" for changed in mutants(ast.unparse(_function(problem)))]
+    return list(_each_mutant(problem))
+
+
+def _each_mutant(problem: Problem) -> Iterator[str]:
+    for changed in each_mutant(ast.unparse(_function(problem))):
+        yield f"    pass\n\n\n{changed}\n"
 
 
 def changed_line(problem: Problem, mutant: str) -> str:

@@ -20,7 +20,8 @@ NOTEBOOK = "notebooks/02_verifiable_rewards.ipynb"
 TAG = "verifiers"
 NEEDED = ("attempts", "verifiers", "forked", "run_pytest", "grade_all")
 OF_V0 = {"correct answers": 2, "hard exit": 2}
-SETTINGS = {"problems": "humaneval", "answers for v0": OF_V0}
+OF_FORKED = ("correct answers", "reads the tests")
+SETTINGS = {"problems": "humaneval", "answers for v0": OF_V0, "kinds for the forked judge": OF_FORKED}
 
 
 def measure(seed: int) -> dict[str, pd.DataFrame]:
@@ -52,9 +53,9 @@ def table_of(names: dict[str, Any]) -> list[dict[str, Any]]:
 
     given = {kind: pairs[: OF_V0.get(kind, 0)] for kind, pairs in attempts.items()}
     rows = _rows("v0", v0, given, grade_all)
-    for name, verifier in {**names["verifiers"], "forked": names["forked"]}.items():
+    for name, verifier in names["verifiers"].items():
         rows += _rows(name, verifier, attempts, grade_all)
-    return rows
+    return rows + _rows("forked", names["forked"], {kind: attempts[kind] for kind in OF_FORKED}, grade_all)
 
 
 def _rows(name: str, verifier: Any, given: dict[str, Any], grade_all: Any) -> list[dict[str, Any]]:

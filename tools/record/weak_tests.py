@@ -37,13 +37,15 @@ def measure(seed: int) -> dict[str, pd.DataFrame]:
     problems = [problem for problem in load_problems("humaneval") if problem.task_id in plus]
     sound = _passing([(plus[problem.task_id], problem.canonical_solution) for problem in problems])
     problems = [problem for problem, holds in zip(problems, sound, strict=True) if holds]
-    pairs = [(problem, text) for problem in problems for text in every_mutant(problem)]
-    survivors = [pair for pair, holds in zip(pairs, _passing(pairs), strict=True) if holds]
+    numbered = [(problem, *pair) for problem in problems for pair in enumerate(every_mutant(problem))]
+    pairs = [(problem, text) for problem, _, text in numbered]
+    holding = _passing(pairs)
+    survivors = [pair for pair, holds in zip(pairs, holding, strict=True) if holds]
     rows = pd.DataFrame(
         {
             "seed": seed,
             "task_id": [problem.task_id for problem, _ in survivors],
-            "mutant": [every_mutant(problem).index(text) for problem, text in survivors],
+            "mutant": [number for (_, number, _), holds in zip(numbered, holding, strict=True) if holds],
             "humaneval_plus": _found([(plus[problem.task_id], text) for problem, text in survivors]),
         }
     )
