@@ -208,22 +208,27 @@ def verifier_ladder(found: Mapping[str, str]) -> Picture:
 
 
 def layer_grid(stops: pd.DataFrame) -> Picture:
-    """Draw which layer stops which attack when it is the only one: rows are attacks, columns layers, values booleans.
+    """Draw which layer stops which attack when it is the only one: rows are layers, columns attacks, values booleans.
 
     Layers that stop none of the attacks are left out.
     """
-    shown = stops.loc[:, stops.any()]
-    fig = Picture(0.36 * len(shown) + 1.7)
+    shown = stops[stops.any(axis=1)]
+    fig = Picture(0.36 * len(shown) + 1.3)
     axis = fig.subplots()
     for (y, x), stopped in np.ndenumerate(shown):
         colour = to_rgba(BLUE, 0.75) if stopped else to_rgba(BLACK, 0.04)
         figures.draw_box(axis, x, y, "stops" if stopped else "", facecolor=colour, edgecolor="white")
-    figures.label_axis(axis, "the only layer that is on", "", "Which layer alone stops which attack")
-    axis.set_xticks(range(shown.shape[1]), [name.replace(" ", "\n") for name in shown.columns])
+    figures.label_axis(axis, "", "the only layer that is on", "Which layer alone stops which attack")
+    axis.set_xticks(range(shown.shape[1]), [fill(name, 12) for name in shown.columns])
     axis.set_yticks(range(len(shown)), shown.index)
+    axis.xaxis.tick_top()
     figures.fit_boxes(axis, shown.shape[1], len(shown))
-    counts = "; ".join(f"{attack}: {', '.join(row.index[row]) or 'none alone'}" for attack, row in shown.iterrows())
-    return fig.describe("Grid of attacks and of the layers of isolation that stop each of them alone.", f"{counts}.")
+    found = "; ".join(
+        f"{attack}: {', '.join(column.index[column]) or 'none alone'}" for attack, column in stops.items()
+    )
+    return fig.describe(
+        "Grid of the layers of isolation and of the attacks that each of them stops alone.", f"{found}."
+    )
 
 
 def verifier_errors(shares: pd.DataFrame) -> Picture:

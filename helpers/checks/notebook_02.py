@@ -86,7 +86,7 @@ def _v2(problem: Any, completion: str) -> bool:
 @hints(
     "The player of v3 is an ordinary process of yours. What may such a process do that a function body seldom needs?",
     "HumanEval comes from a package that is installed here. What else is in its folder, next to the prompts?",
-    "A function can find its own name with `sys._getframe().f_code.co_name`, and its arguments with `locals()`.",
+    "While it runs, a function can look up its own name and its own arguments. Which entry of the data set is it?",
 )
 def exercise_3(my_second_cheat: Any) -> None:
     """Write one function body that v3 accepts for two problems, and that solves neither."""

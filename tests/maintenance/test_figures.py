@@ -22,8 +22,8 @@ BEFORE["interval"] = {"greedy": [0.3, 0.43], "pass@1": [0.37, 0.45], "pass@8": [
 AFTER = {"greedy": 0.98, "pass@1": 0.97, "pass@8": 1.0, "problems": 200}
 AFTER["interval"] = {"greedy": [0.96, 1.0], "pass@1": [0.95, 0.99], "pass@8": [1.0, 1.0]}
 STOPS = pd.DataFrame(
-    {"seccomp": [True, False, False], "session": [False] * 3, "memory limit": [False, True, False]},
-    index=["read a file", "take 1 GB", "wait"],
+    {"read a file": [True, False, False], "take 1 GB": [False, False, True], "wait": [False] * 3},
+    index=["seccomp", "session", "memory limit"],
 )
 SHARES = pd.DataFrame(
     [[0.0, np.nan, 1.0], [1.0, 0.0, 0.95], [1.0, 0.006, 0.0], [1.0, 0.0, 0.0]],
@@ -494,9 +494,9 @@ def test_the_ladder_fills_what_is_known_and_keeps_tests_and_program_apart_in_v3_
 def test_the_layer_grid_fills_what_stops_and_leaves_out_what_stops_nothing():
     fig = DRAWN["layer_grid"]()
     [axis] = fig.axes
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["seccomp", "memory\nlimit"]
-    assert [text.get_text() for text in axis.texts] == ["stops", "", "", "stops", "", ""]
-    assert [box.get_facecolor()[3] > 0.5 for box in axis.patches] == [True, False, False, True, False, False]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["seccomp", "memory limit"]
+    assert [text.get_text() for text in axis.texts] == ["stops", "", "", "", "stops", ""]
+    assert [box.get_facecolor()[3] > 0.5 for box in axis.patches] == [True, False, False, False, True, False]
     assert fig.caption == "read a file: seccomp; take 1 GB: memory limit; wait: none alone."
 
 
