@@ -70,7 +70,15 @@ def test_without_a_layer_an_attack_gets_through_that_it_stops():
     layers = [name for name, state in isolation_report().items() if state.on]
     if "seccomp" not in layers:
         pytest.skip("no seccomp here")
-    program = "import os\ndef f():\n    try:\n        os.kill(os.getppid(), 0)\n    except OSError:\n        return 'stopped'\n    return 'through'\n"
+    program = """
+import os
+def f():
+    try:
+        os.kill(os.getppid(), 0)
+    except OSError:
+        return 'stopped'
+    return 'through'
+"""
     item = Submission(program, "", "def check(candidate):\n    assert candidate() == 'through'\n", "f")
     keep = {"user namespace"}
     [alone] = cheats.grade_without(set(layers) - keep - {"seccomp"}, [item])
@@ -124,7 +132,7 @@ def test_both_rewards_train_from_the_same_start_and_the_other_one_watches(experi
     for name, rewarded in experiment.REWARDS.items():
         steps = curves[curves["trained_with"] == name]
         assert list(steps["step"]) == [1, 2]
-        assert steps["reward"].equals(steps[rewarded.__name__])
+        assert steps["reward"].tolist() == pytest.approx(steps[rewarded.__name__].tolist())
     assert list(scores["trained_with"]) == ["nothing", *experiment.REWARDS]
     for frame, name in zip((curves, scores), experiment.FILES, strict=True):
         assert list(frame) == list(pd.read_csv(root / "data/measurements" / name)), "rows can be added to the record"
