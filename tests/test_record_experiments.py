@@ -200,18 +200,16 @@ def test_the_planted_masks(settings, monkeypatch):
     start = loop.prepare(replace(settings, max_completion_length=40))
     prompts = [problem.prompt for problem in start.train[:3] for _ in range(40)]
     monkeypatch.setattr(clinic, "truth_of", lambda problems, texts: [float(i % 2 == 0) for i in range(len(texts))])
-    for only_right in (False, True):
+    for only_wrong_ends in (False, True):
         trainer = fake_trainer(start)
-        clinic.mask_ends(only_right)(trainer, start)
+        clinic.mask_ends(only_wrong_ends)(trainer, start)
         output = trainer.rollout_func(prompts, trainer)
         ends = 0
         for number, (ids, mask) in enumerate(zip(output["completion_ids"], output["env_mask"], strict=True)):
-            assert len(ids) == len(mask) and all(mask[:-1])
-            if ids[-1] == start.tokenizer.eos_token_id:
-                ends += 1
-                assert mask[-1] == int(only_right and number % 2 == 1)
-            else:
-                assert mask[-1] == 1
+            is_end = [id == start.tokenizer.eos_token_id for id in ids]
+            ends += sum(is_end)
+            wrong = number % 2 == 1
+            assert mask == [int(end and wrong) if only_wrong_ends else int(not end) for end in is_end]
         assert ends > 3
 
 

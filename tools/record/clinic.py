@@ -38,7 +38,6 @@ CHAT_TEMPLATE = (
 )
 UNGRADED = 1 / 3  # of the problems have no verdict in the patient that counts None as 0
 WRONG_BETA = -1.0
-END_TEMPERATURE = 1.75
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,13 @@ def give_template(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = CHAT_TEMPLATE
 
 
-def mask_ends(only_of_right_ones: bool) -> Callable[[ResumableTrainer, Start], None]:
-    """Leave the end token out of the loss: of all completions, or of the right ones only.
+def mask_ends(only_wrong_ends: bool) -> Callable[[ResumableTrainer, Start], None]:
+    """Leave the end tokens out of the loss, or everything but the end tokens of the wrong completions.
 
-    The first is what a mask does that compares ids with a padding token equal to the end token. The second is what
-    happens if answers that were cut off are paid when they pass: the right ones have no end token, and the end
-    tokens of the wrong ones are pushed down.
+    The first is what a mask does that compares ids with a padding token equal to the end token. The second is an
+    extreme form of what happens if answers that were cut off are paid when they pass: the right ones have no end token,
+    and the end tokens of the wrong ones are pushed down. A milder form did not move the bundled model in twelve steps,
+    because it is nearly certain of its end token.
     """
 
     def plant(trainer: ResumableTrainer, start: Start) -> None:
@@ -118,13 +118,17 @@ def mask_ends(only_of_right_ones: bool) -> Callable[[ResumableTrainer, Start], N
             ids = output["completion_ids"]
             texts = start.tokenizer.batch_decode(ids, skip_special_tokens=True)
             right = truth_of([owners[prompt] for prompt in prompts], texts)
-            hidden = [bool(passed) or not only_of_right_ones for passed in right]
-            rows = zip(hidden, ids, strict=True)
-            return output | {"env_mask": [[int(not (hide and id == end)) for id in row] for hide, row in rows]}
+            rows = zip(right, ids, strict=True)
+            kept = [[_counts(id == end, bool(passed), only_wrong_ends) for id in row] for passed, row in rows]
+            return output | {"env_mask": kept}
 
         trainer.rollout_func = rollout
 
     return plant
+
+
+def _counts(is_end: bool, passed: bool, only_wrong_ends: bool) -> int:
+    return int(is_end and not passed) if only_wrong_ends else int(not is_end)
 
 
 def cut_groups(trainer: ResumableTrainer, start: Start) -> None:
@@ -149,10 +153,9 @@ PATIENTS = {
     "healthy": Patient(),
     "healthy, other settings": Patient({"prompts_per_step": 4, "num_generations": 16, "scale_rewards": "group"}),
     "random reward": Patient(reward=random_reward),
-    "end token masked away": Patient(trainer=mask_ends(only_of_right_ones=False)),
+    "end token masked away": Patient(trainer=mask_ends(only_wrong_ends=False)),
     "every completion cut off": Patient({"max_completion_length": 8}),
-    # At temperature 1 the bundled model is so sure of its end token that nothing moves it within 30 steps.
-    "unlearns to end": Patient({"temperature": END_TEMPERATURE}, trainer=mask_ends(only_of_right_ones=True)),
+    "unlearns to end": Patient(trainer=mask_ends(only_wrong_ends=True)),
     "unknown chat template": Patient(tokenizer=give_template),
     "constant reward": Patient(reward=constant_reward),
     "None counted as 0": Patient(reward=none_as_zero),
