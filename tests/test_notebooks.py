@@ -85,7 +85,7 @@ def faults_of_size(cells: list[dict[str, Any]]) -> list[str]:
     """What makes a notebook's code hard to read: cells that are long, or too short to hold a step; wide lines."""
     sizes = sorted(len(source_of(cell).splitlines()) for cell in code_of(cells))
     median, large = statistics.median(sizes), sizes[int(0.9 * (len(sizes) - 1))]
-    found = [f"median of {median} lines"] * (not 3 <= median <= 8) + [f"90th percentile of {large} lines"] * (
+    found = [f"median of {median} lines"] * (not 3 <= median <= 12) + [f"90th percentile of {large} lines"] * (
         large > 25
     )
     sources = [(cell["id"], source_of(cell)) for cell in code_of(cells)]
@@ -142,7 +142,7 @@ def solution(source: str, *wrong: str) -> dict[str, Any]:
         ([3] * 11, []),
         ([8] * 9 + [25] + [200], []),
         ([2] * 11, ["median of 2 lines"]),
-        ([9] * 11, ["median of 9 lines"]),
+        ([13] * 11, ["median of 13 lines"]),
         ([3] * 8 + [26] * 3, ["90th percentile of 26 lines"]),
     ],
 )

@@ -228,7 +228,7 @@ def test_a_share_is_whole_groups_and_whole_micro_batches():
         assert share.micro_batch * share.gradient_accumulation_steps == share.completions_per_step
         assert share.micro_batch <= settings.micro_batch
     sizes = [profile_settings("qwen-cpu").share(count) for count in (1, 2, 3, 6)]
-    assert [(one.micro_batch, one.gradient_accumulation_steps) for one in sizes] == [(8, 6), (8, 3), (8, 2), (8, 1)]
+    assert [(one.micro_batch, one.gradient_accumulation_steps) for one in sizes] == [(48, 1), (24, 1), (16, 1), (8, 1)]
 
 
 def test_a_launcher_is_known_by_its_environment(monkeypatch):
