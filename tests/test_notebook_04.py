@@ -127,7 +127,6 @@ def deep_chat_model(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.timeout(900)
 def test_the_same_cells_run_with_an_adapter_and_group_sampling(tmp_path, monkeypatch):
     start = deep_chat_model(tmp_path / "model")
     course = tmp_path / "course"
