@@ -42,6 +42,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "max_steps": (int, "optimizer steps"),
     "max_completion_length": (int, "tokens of a completion in training"),
     "lora_rank": (int, "train an adapter of this rank instead of all weights"),
+    "lora_base": (str, "its frozen weights: fp32, or bf16, which is faster if the processor computes in bfloat16"),
     "keep_solvable": (int, "train on problems that some of N completions solve, but not all"),
     "eval_samples": (int, "completions sampled for each held-out problem"),
     "eval_limit": (int, "evaluate on at most so many problems of each held-out set"),

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = _parse(arguments)
     from helpers.profiles import settings_here
 
-    given = {name: getattr(chosen, name) for name in ("max_steps", "eval_limit") if getattr(chosen, name)}
+    given = {name: getattr(chosen, name) for name in ("max_steps", "eval_limit", "lora_base") if getattr(chosen, name)}
     settings = settings_here("qwen-cpu", model=chosen.model, seed=chosen.seed, **given)
     folder, measured = chosen.runs / f"{chosen.reward}_seed{chosen.seed}", chosen.runs / "measured"
     _collect([chosen.output, folder], measured, chosen.model)
@@ -113,6 +113,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--reward", default="passes_tests")
     parser.add_argument("--max-steps", type=int, help="fewer steps, for a trial")
     parser.add_argument("--eval-limit", type=int, help="fewer problems, for a trial")
+    parser.add_argument("--lora-base", help="bf16 or fp32, if not the profile's")
     parser.add_argument("--runs", type=Path, default=output_folder() / "qwen", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=output_folder() / "record" / "qwen", help="folder of the record")
     return parser.parse_args(arguments)
