@@ -128,22 +128,19 @@ def run(
     from helpers.evaluation import compare, write_samples
     from helpers.forecast import measure_batch
     from helpers.memory import peak_memory, plan_memory
-    from helpers.policy import load_policy, save_policy
+    from helpers.policy import save_policy
     from helpers.rewards import seeded
+    from helpers.trials import load_untrained, worth_training_on
 
     isolation = {name: layer.on for name, layer in isolation_report().items()}
     memory = plan_memory(settings, train, held_out)
-    model, tokenizer = load_policy(settings.model, device=settings.device)
+    model, tokenizer = load_untrained(settings)
     settings = settings.with_prompt(tokenizer)
-    if settings.lora_rank:
-        layers, dtype = settings.lora_layers, lora.DTYPES[settings.lora_base]
-        model = lora.add_adapter(model, settings.lora_rank, layers, dtype=dtype, seed=settings.seed)
     from helpers.training import NoSignalError, build_trainer, history_frame
 
     if measured:
         processes.on_first(run_folder.take_over, measured, output)
-    if settings.keep_solvable:
-        train = processes.on_first(_solvable, train, model, tokenizer, settings, output)
+    train = processes.on_first(worth_training_on, train, settings, output, (model, tokenizer))
     reward = seeded(reward, settings.seed)
     trainer = build_trainer(settings, model, tokenizer, train, reward, output, allow_no_signal=allow_no_signal)
     print(
@@ -211,27 +208,6 @@ def run(
         write_result(result, output / RESULT)
     run_folder.discard(output / run_folder.UNFINISHED, *run_folder.checkpoint_folders(output))
     return result
-
-
-def _solvable(train: list[Problem], model: Any, tokenizer: Any, settings: "Settings", output: Path) -> list[Problem]:
-    """Keep the training problems that the untrained model solves sometimes, and store the counts in `output`."""
-    from helpers.evaluation import counted_progress, grade, print_progress
-    from helpers.policy import sample_completions
-    from helpers.solvable import keep_solvable
-
-    # The counts belong to the model, so the seed of a run does not change them.
-    sampling: dict[str, Any] = {"num_samples": settings.keep_solvable, "temperature": settings.temperature}
-    sampling |= settings.sampling | {"max_completion_length": settings.max_completion_length, "seed": 0}
-
-    def count(problems: Sequence[Problem]) -> list[int]:
-        prompts = [prompt_text(problem, tokenizer, str(settings.prompt)) for problem in problems]
-        progress = counted_progress(print_progress(), len(problems) * settings.keep_solvable)
-        completions = sample_completions(model, tokenizer, prompts, progress=progress, **sampling)
-        return [sum(passed) for passed in grade(problems, completions)]
-
-    names = ("model", "prompt", "temperature", "max_completion_length", "group_sampling", "precision")
-    given = {name: getattr(settings, name) for name in names} | {"base": settings.base_precision}
-    return keep_solvable(train, settings.keep_solvable, count, output / run_folder.SOLVED, given)
 
 
 def _evaluate_sets(

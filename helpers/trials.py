@@ -1,4 +1,4 @@
-"""Start a run as notebook 04 does, with the untrained model of any profile, and try a change for twenty steps."""
+"""How a run starts, with the untrained model of any profile, and twenty steps of training with a changed setting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,10 +45,16 @@ def load_untrained(settings: Settings) -> tuple[PreTrainedModel, PreTrainedToken
     return model, tokenizer
 
 
-def worth_training_on(problems: Sequence[Problem], settings: Settings, folder: Path) -> list[Problem]:
+def worth_training_on(
+    problems: Sequence[Problem],
+    settings: Settings,
+    folder: Path,
+    untrained: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+) -> list[Problem]:
     """Return at most `train_limit` problems and, if `keep_solvable` is set, only those that are solved sometimes.
 
-    How often the untrained model solved each of them is stored in `folder`. The profile tiny keeps all problems.
+    How often the model solved each of them is stored in `folder`. `untrained` is what `load_untrained` returned; it is
+    called if the counts are needed and nothing is given. The profile tiny keeps all problems.
     """
     problems = first_problems(problems, settings.train_limit)
     if not settings.keep_solvable:
@@ -60,7 +66,7 @@ def worth_training_on(problems: Sequence[Problem], settings: Settings, folder: P
     given = {name: getattr(settings, name) for name in names} | {"base": settings.base_precision}
 
     def count(chosen: Sequence[Problem]) -> list[int]:
-        model, tokenizer = load_untrained(settings)
+        model, tokenizer = untrained or load_untrained(settings)
         prompts = [prompt_text(problem, tokenizer, str(settings.prompt)) for problem in chosen]
         progress = counted_progress(print_progress(), len(chosen) * settings.keep_solvable)
         completions = sample_completions(

@@ -363,16 +363,16 @@ HOSTILE = {
 }
 
 
+# On a quiet machine each text takes about 0.2 s at most. A reader whose cost grows with the
+# square of the length takes minutes, so this limit tells the two apart on a busy machine, too.
+LIMIT = 3.0
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_text_raises_or_takes_long(name: str):
-    best = 9.0
-    for _ in range(3):  # of three, because other programs take time, too
-        start = time.process_time()
-        program = extract_code(PROMPT, HOSTILE[name], "f")
-        best = min(best, time.process_time() - start)
-        if best < 0.2:
-            break
-    assert isinstance(program, str) and best < 0.2
+    start = time.process_time()
+    program = extract_code(PROMPT, HOSTILE[name], "f")
+    assert isinstance(program, str) and time.process_time() - start < LIMIT
 
 
 TOKENS = (

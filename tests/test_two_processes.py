@@ -27,14 +27,6 @@ slow = pytest.mark.slow
 long = pytest.mark.timeout(900)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def interrupts():
-    """Let Ctrl-C work as in a terminal, even if the tests themselves run in the background, where it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("two_processes")

@@ -31,14 +31,6 @@ STEPS = 6
 FLAGS = ["--profile", "tiny", "--reward", "vowels", "--allow-no-signal"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def interrupts():
-    """Let Ctrl-C work as in a terminal, even if the tests themselves run in the background, where it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return replace(small_settings(tmp_path_factory.mktemp("small")), max_steps=STEPS)
