@@ -60,7 +60,7 @@ def write_record(folder: Path, output: Path, model: str, weights: str) -> None:
     record = {"weights": weights, **result, "machine": surroundings()["machine"]}
     name = folder.name
     replace(output / f"{name}.json", json.dumps(record, indent=1) + "\n")
-    replace(output / f"{name}_steps.csv", steps.round(4).to_csv(index=False, lineterminator="\n"))
+    replace(output / f"{name}_steps.csv", steps.round(6).to_csv(index=False, lineterminator="\n"))
     table = rows.drop(columns=["completion_before", "completion_after"])
     replace(output / f"{name}_problems.csv", table.to_csv(index=False, lineterminator="\n"))
     changed = rows.index[rows["greedy_before"] != rows["greedy_after"]]
