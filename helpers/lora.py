@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from helpers.hub import PolicyError
 from helpers.policy import (
     Prompt,
-    convert_weights,
+    freeze,
     load_adapter,
     load_policy,
     pad_completions,
@@ -62,7 +62,7 @@ def add_adapter(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(convert_weights(model, dtype), config).eval()
+        return get_peft_model(freeze(model, dtype), config).eval()
 
 
 def save_adapter(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:

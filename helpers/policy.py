@@ -65,7 +65,7 @@ def load_adapter(
 
     name = PeftConfig.from_pretrained(folder).base_model_name_or_path
     base, tokenizer = load_policy(name, device=device)
-    return PeftModel.from_pretrained(convert_weights(base, dtype), folder).eval(), tokenizer
+    return PeftModel.from_pretrained(freeze(base, dtype), folder).eval(), tokenizer
 
 
 def convert_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -73,6 +73,22 @@ def convert_weights(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedMod
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
     return model
+
+
+def freeze(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Freeze all weights, convert them in place to `dtype` and return the model, ready to carry an adapter.
+
+    The output layer gets its input without gaps in memory. `logits_to_keep=1` hands it a slice, and with a slice and
+    weights that are frozen, torch 2.13 copies the weights for each row: with Qwen2.5-Coder-0.5B in bfloat16, 272 MB and
+    a second per row.
+    """
+    convert_weights(model.requires_grad_(False), dtype)
+    model.get_output_embeddings().register_forward_pre_hook(_without_gaps)
+    return model
+
+
+def _without_gaps(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (arguments[0].contiguous(), *arguments[1:])
 
 
 def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:

@@ -8,12 +8,11 @@ from helpers.hub import is_adapter
 from helpers.lora import (
     add_adapter,
     check_adapter,
-    convert_weights,
     load_adapter,
     merge_adapter,
     save_adapter,
 )
-from helpers.policy import load_policy, sample_completion_ids
+from helpers.policy import convert_weights, load_policy, sample_completion_ids
 from helpers.problems import load_problems
 from helpers.runtime import CourseError
 
@@ -43,6 +42,17 @@ def test_the_base_is_frozen_in_bfloat16_and_the_adapter_is_float32():
     assert kinds == {(False, torch.bfloat16, False), (True, torch.float32, True)}
     assert {buffer.dtype for buffer in adapted.buffers()} == {torch.float32}  # the frequencies of rotary positions
     assert {weight.shape[0] for name, weight in adapted.named_parameters() if "lora_A" in name} == {4}
+
+
+def test_the_output_layer_of_a_frozen_base_never_reads_a_slice(tmp_path, adapted):
+    # torch would copy the output layer's frozen weights for each row of a slice.
+    model, tokenizer = adapted
+    save_adapter(model, tokenizer, tmp_path)
+    for one in (model, load_adapter(tmp_path)[0]):
+        read = []
+        one.get_output_embeddings().register_forward_pre_hook(lambda _, inputs, read=read: read.append(inputs[0]))
+        sample_completion_ids(one, tokenizer, PROMPTS, **GREEDY)
+        assert len(read) > 2 and all(tensor.is_contiguous() for tensor in read)
 
 
 def test_all_linear_layers_but_the_output_get_an_adapter_or_those_of_the_chosen_layers():

@@ -21,9 +21,9 @@ from transformers import (
 
 from helpers import hub
 from helpers.answers import function_ended
-from helpers.lora import convert_weights
 from helpers.policy import (
     PolicyError,
+    convert_weights,
     end_token_ids,
     is_cut_off,
     load_config,
