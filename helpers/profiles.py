@@ -212,7 +212,7 @@ QWEN_CPU = Settings(
     lora_rank=16,
     lora_layers=tuple(range(16, 24)),  # the backward pass ends at layer 16
     # Without instructions for it, a CPU multiplies bfloat16 matrices 4 to 6 times as slowly as float32 ones (measured
-    # on an AMD EPYC with AVX2). With them it is 1.5 times as fast.
+    # on an AMD EPYC with AVX2). With avx512_bf16 it is 4 to 5 times as fast (another AMD EPYC).
     lora_base="fp32",
     problems="tiny",
     held_out=("tiny", "humaneval"),  # near the training problems, and far from them
