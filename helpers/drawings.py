@@ -159,6 +159,78 @@ def best_of_n_curves(curve: pd.DataFrame) -> Picture:
     )
 
 
+VERIFIERS = {  # name: the idea, what the verifier looks at
+    "v0": ("a test file for pytest", "pytest's exit code"),
+    "v1": ("one program", "its exit code"),
+    "v2": ("one program", "a secret word at its end"),
+    "v3": ("two programs", "values that the judge compares"),
+}
+
+
+def verifier_ladder(found: Mapping[str, str]) -> Picture:
+    """Draw the four verifiers of notebook 02 next to each other: what shares a process, and what decides.
+
+    `found` is name -> what was found out about it; a verifier that is not in it stays pale. Raises CourseError for
+    another name.
+    """
+    if unknown := set(found) - set(VERIFIERS):
+        raise CourseError(f"There is no verifier {unknown.pop()!r}. They are: {', '.join(VERIFIERS)}.")
+    fig = Picture(3.1)
+    for axis, (name, (idea, decides)) in zip(fig.subplots(1, len(VERIFIERS)), VERIFIERS.items(), strict=True):
+        strength = 1.0 if name in found else 0.35
+        ink: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "alpha": strength}
+        heights = {"tests": 0.8, "program": 0.46}
+        apart = name == "v3"
+        groups = [[part] for part in heights] if apart else [list(heights)]
+        for group in groups:
+            top, bottom = heights[group[0]] + 0.09, heights[group[-1]] - 0.09
+            look: dict[str, Any] = {
+                "edgecolor": to_rgba(BLACK, strength),
+                "facecolor": to_rgba(BLUE if apart else ORANGE, 0.3 * strength),
+            }
+            shape = FancyBboxPatch((0.1, bottom), 0.8, top - bottom, boxstyle="round,pad=0.03", linewidth=1.2, **look)
+            axis.add_patch(shape)
+        for part, height in heights.items():
+            axis.text(0.5, height, part, **ink)
+        if apart:
+            for x, style, word, side in ((0.46, "-|>", "arguments", "right"), (0.54, "<|-", "a value", "left")):
+                arrow = {"arrowstyle": style, "color": to_rgba(BLACK, strength), "shrinkA": 0, "shrinkB": 0}
+                axis.annotate("", (x, 0.58), (x, 0.68), arrowprops=arrow)
+                axis.text(x + (0.04 if side == "left" else -0.04), 0.63, word, **ink | {"ha": side, "fontsize": 8})
+        axis.text(0.5, 0.96, f"{name}: {idea}", **ink | {"fontweight": "bold"})
+        axis.text(0.5, 0.26, fill(f"decides: {decides}", 22), **ink)
+        axis.text(0.5, 0.08, fill(found.get(name, "not built yet"), 24), **ink | {"color": VERMILLION})
+        axis.set(xlim=(0, 1), ylim=(-0.02, 1.02))
+        axis.set_axis_off()
+    known = "; ".join(f"{name}: {fact}" for name, fact in found.items()) or "nothing"
+    shared = "In v0, v1 and v2 tests and program share one process (orange). In v3 they are two (blue)."
+    return fig.describe(f"Drawing of four verifiers. {shared}", f"{shared} Known so far: {known}.")
+
+
+def layer_grid(stops: pd.DataFrame) -> Picture:
+    """Draw which layer stops which attack when it is the only one: rows are layers, columns attacks, values booleans.
+
+    Layers that stop none of the attacks are left out.
+    """
+    shown = stops[stops.any(axis=1)]
+    fig = Picture(0.36 * len(shown) + 1.3)
+    axis = fig.subplots()
+    for (y, x), stopped in np.ndenumerate(shown):
+        colour = to_rgba(BLUE, 0.75) if stopped else to_rgba(BLACK, 0.04)
+        figures.draw_box(axis, x, y, "stops" if stopped else "", facecolor=colour, edgecolor="white")
+    figures.label_axis(axis, "", "the only layer that is on", "Which layer alone stops which attack")
+    axis.set_xticks(range(shown.shape[1]), [fill(name, 12) for name in shown.columns])
+    axis.set_yticks(range(len(shown)), shown.index)
+    axis.xaxis.tick_top()
+    figures.fit_boxes(axis, shown.shape[1], len(shown))
+    found = "; ".join(
+        f"{attack}: {', '.join(column.index[column]) or 'none alone'}" for attack, column in stops.items()
+    )
+    return fig.describe(
+        "Grid of the layers of isolation and of the attacks that each of them stops alone.", f"{found}."
+    )
+
+
 def verifier_errors(shares: pd.DataFrame) -> Picture:
     """Draw a grid of the fraction of programs that each verifier accepts, with its errors filled.
 

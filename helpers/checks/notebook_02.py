@@ -1,16 +1,15 @@
 """Tests of the exercises of notebook 02, verifiable rewards."""
 
+import ast
+import os
 import secrets
 import subprocess
 import sys
+import threading
 from typing import Any
 
-from helpers.checks import hints, is_number, same, shown
-
-VERDICTS = [1, 0, 0, 1, 0, 1]
-"""The rewards of `passes_tests` for the six completions of exercise 3. A test compares them."""
-END = 0
-"""The id of the end token in exercise 4."""
+from helpers.checks import hints, is_number, shown
+from helpers.runtime import CourseError
 
 
 @hints(
@@ -85,41 +84,128 @@ def _v2(problem: Any, completion: str) -> bool:
 
 
 @hints(
-    "For each completion, ask two questions. Which program is made from it? What does that program return?",
-    "Prose and fences around the code are removed. Printing is allowed. Is 0 positive, and is it in the test?",
-    "The test compares with `==`. Which of these can equal a list: a list, a tuple, an iterator?",
+    "The player of v3 is an ordinary process of yours. What may such a process do that a function body seldom needs?",
+    "HumanEval comes from a package that is installed here. What else is in its folder, next to the prompts?",
+    "While it runs, a function can look up its own name and its own arguments. Which entry of the data set is it?",
 )
-def exercise_3(scores: Any) -> None:
-    """Predict which of six completions score 1."""
-    scores = scores.tolist() if hasattr(scores, "tolist") else scores
-    is_six = isinstance(scores, list | tuple) and len(scores) == len(VERDICTS)
-    assert is_six and all(score in (0, 1) for score in scores), "Give a list of six numbers, each 0 or 1."
-    wrong = sum(score != verdict for score, verdict in zip(scores, VERDICTS, strict=True))
-    assert not wrong, f"{wrong} of the six {'is' if wrong == 1 else 'are'} wrong."
+def exercise_3(my_second_cheat: Any) -> None:
+    """Write one function body that v3 accepts for two problems, and that solves neither."""
+    from helpers.problems import load_problems
+    from helpers.rewards import passes_tests
+    from helpers.verifier import isolation_report
+
+    assert isinstance(my_second_cheat, str), (
+        f"The cheat is a string, a function's body. This is {shown(my_second_cheat)}."
+    )
+    problems = load_problems("humaneval")[:2]
+    for problem in problems:
+        assert _v3(problem, my_second_cheat), f"v3 rejects it for {problem.task_id}."
+    layers = isolation_report()
+    if not any(name in layers and layers[name].on for name in ("mount namespace", "Landlock")):
+        raise CourseError(
+            "v3 accepts it. Whether it solves the problems cannot be told here: no layer hides your files."
+        )
+    earned = passes_tests(
+        [problem.prompt for problem in problems],
+        [my_second_cheat] * 2,
+        test=[problem.test for problem in problems],
+        entry_point=[problem.entry_point for problem in problems],
+    )
+    assert earned == [0.0, 0.0], "v3 accepts it, but it solves a problem, so it is not a cheat."
+
+
+PLAYER = """
+import ast, sys
+
+channel, sys.stdout = sys.stdout, sys.stderr
+program, entry_point = ast.literal_eval(input())
+names = {}
+exec(program, names)
+for line in sys.stdin:
+    value = names[entry_point](*ast.literal_eval(line))
+    print(ascii(value), file=channel, flush=True)
+"""
+
+
+def _v3(problem: Any, completion: str) -> bool:
+    """Decide as `v3` in the notebook does, which the reader may have changed. A test compares the two."""
+
+    def candidate(*arguments: Any) -> Any:
+        send(arguments)
+        assert player.stdout is not None
+        return ast.literal_eval(player.stdout.readline(1 << 20))
+
+    def send(value: Any) -> None:
+        assert player.stdin is not None
+        os.write(player.stdin.fileno(), f"{value!a}\n".encode())
+
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-I", "-c", PLAYER], text=True, **streams) as player:
+        clock = threading.Timer(5, player.kill)
+        clock.start()
+        try:
+            send((problem.prompt + completion + "\n", problem.entry_point))
+            names: dict[str, Any] = {}
+            exec(problem.prompt, names)
+            names[problem.entry_point] = candidate
+            exec(problem.test, names)
+            names["check"](candidate)
+            return True
+        except Exception:
+            return False
+        finally:
+            clock.cancel()
+            player.kill()
+
+
+STEP_TOLERANCE = 4
 
 
 @hints(
-    "Look at the ids, not at the text. How does a completion end that was not cut off?",
-    "The length alone does not tell: a completion can end by itself exactly at the limit.",
-    "Return a list with one number for each list in `completion_ids`.",
+    "Which reward comes near 1 in a way that the two others do not?",
+    "A cheat is the same short text for every problem. What does that do to the length of completions?",
+    "Take the length at the start and at the end. At which step is the curve halfway between them?",
 )
-def exercise_4(punish_truncation: Any) -> None:
-    """Write a reward function that gives -1.0 to truncated completions and 0.0 to the others."""
-    cases: tuple[tuple[list[list[int]], list[float], str], ...] = (
-        ([[5, 6, END], [5, 6, 7, 8]], [0.0, -1.0], "The first ended by itself, the second was cut off."),
-        ([[5, 6, 7, END]], [0.0], "It ended by itself, exactly at the limit."),
-        ([[5, END, 7, 8]], [-1.0], "The end token has to be the last one."),
-        ([[9, 8, 7, 6], [END], [9, END], [1, 2, 3, 4]], [-1.0, 0.0, 0.0, -1.0], "Two of the four were cut off."),
-        ([], [], "There is no completion, so there is no number."),
-    )
-    assert callable(punish_truncation), f"This should be a function, but it is {shown(punish_truncation)}."
-    for ids, expected, why in cases:
-        # TRL calls a reward function with keyword arguments only, and with more columns than it needs.
-        texts = ["some text"] * len(ids)
-        got = punish_truncation(prompts=texts, completions=texts, completion_ids=[*map(list, ids)], task_id=texts)
-        rewards = got.tolist() if hasattr(got, "tolist") else got
-        assert isinstance(rewards, list | tuple), (
-            f"Return a list with one number for each completion, not {shown(got)}."
-        )
-        assert all(map(is_number, rewards)), f"Every reward is a number, but this returned {shown(got)}."
-        assert same(rewards, expected), f"For the ids {shown(ids)} it returned {shown(got)}. {why}"
+def exercise_4(cheating_run: Any, half_at_step: Any) -> None:
+    """Name the run that cheats among three, and the step at which one half of its completions cheat."""
+    import pandas as pd
+
+    from helpers.runtime import project_root
+
+    assert cheating_run in ("A", "B", "C"), 'The first answer is "A", "B" or "C".'
+    assert cheating_run == "C", f"Run {cheating_run} is not the one. Look at how varied the lengths stay."
+    assert is_number(half_at_step), "The second answer is the number of a step."
+    curves = pd.read_csv(project_root() / "data/measurements/hacking_curves.csv")
+    run = curves[(curves["trained_with"] == "v1") & (curves["seed"] == 2)]
+    half = int(run.loc[run["writes_exit"].rolling(3, min_periods=1).mean() >= 0.5, "step"].iloc[0])
+    assert abs(half_at_step - half) <= STEP_TOLERANCE, f"The run is right, but not the step: {shown(half_at_step)}."
+
+
+@hints(
+    "The two functions differ for one number only. For which number do `n <= 4` and `n < 4` differ?",
+    "The docstring defines the sequence. Compute the number that you need from it.",
+    "fib4(4) is the sum of the four numbers before it.",
+)
+def exercise_5(my_test: Any) -> None:
+    """Write a test that the correct function passes and the mutant does not."""
+    from helpers.cheats import first_mutant
+    from helpers.problems import load_problems
+
+    assert callable(my_test), f"This should be a function, but it is {shown(my_test)}."
+    problem = load_problems("humaneval")[46]
+    # Both are our own functions, so they may run here.
+    correct: dict[str, Any] = {}
+    mutant: dict[str, Any] = {}
+    exec(problem.prompt + problem.canonical_solution, correct)
+    exec(problem.prompt + str(first_mutant(problem)), mutant)
+    try:
+        my_test(correct[problem.entry_point])
+    except AssertionError:
+        raise AssertionError("The correct function fails this test.") from None
+    try:
+        my_test(mutant[problem.entry_point])
+    except NotImplementedError:
+        raise
+    except Exception:
+        return
+    raise AssertionError("The mutant passes this test too.")

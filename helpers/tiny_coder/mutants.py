@@ -31,8 +31,18 @@ def mutants(source: str) -> list[str]:
     >>> mutants("a and not b")
     ['a or not b', 'a and b']
     """
+    return list(each_mutant(source))
+
+
+def each_mutant(source: str) -> Iterator[str]:
+    """Yield what `mutants` returns, one program at a time, because a long program has hundreds.
+
+    >>> next(each_mutant("a and not b"))
+    'a or not b'
+    """
     tree = ast.parse(source)
-    return [ast.unparse(mutant) for position in range(len(list(ast.walk(tree)))) for mutant in _at_node(tree, position)]
+    for position in range(len(list(ast.walk(tree)))):
+        yield from map(ast.unparse, _at_node(tree, position))
 
 
 def _at_node(tree: ast.Module, position: int) -> Iterator[ast.Module]:

@@ -21,6 +21,10 @@ BEFORE = {"greedy": 0.36, "pass@1": 0.41, "pass@8": 0.93, "problems": 200}
 BEFORE["interval"] = {"greedy": [0.3, 0.43], "pass@1": [0.37, 0.45], "pass@8": [0.9, 0.96]}
 AFTER = {"greedy": 0.98, "pass@1": 0.97, "pass@8": 1.0, "problems": 200}
 AFTER["interval"] = {"greedy": [0.96, 1.0], "pass@1": [0.95, 0.99], "pass@8": [1.0, 1.0]}
+STOPS = pd.DataFrame(
+    {"read a file": [True, False, False], "take 1 GB": [False, False, True], "wait": [False] * 3},
+    index=["seccomp", "session", "memory limit"],
+)
 SHARES = pd.DataFrame(
     [[0.0, np.nan, 1.0], [1.0, 0.0, 0.95], [1.0, 0.006, 0.0], [1.0, 0.0, 0.0]],
     index=["v0", "v1", "v3", "hardened"],
@@ -78,6 +82,8 @@ DRAWN = {
     "accuracy": lambda: drawings.accuracy_curves({"a": LABEL_CURVE, "b": LABEL_CURVE}),
     "rewards": lambda: drawings.reward_curves({name: REWARDS for name in ("by hand", "library")}),
     "verifier_errors": lambda: drawings.verifier_errors(SHARES),
+    "verifier_ladder": lambda: drawings.verifier_ladder({"v0": "refuses all", "v3": "holds"}),
+    "layer_grid": lambda: drawings.layer_grid(STOPS),
     "grading_times": lambda: drawings.grading_times({"v0": 64.0, "v1": 2.5, "hardened": 0.2}, 0.9, "one step"),
     "cheats": lambda: drawings.cheat_shares({"a": [0.02, 0.4, 0.9], "b": [0.02, 0.01, 0.0]}),
     "rlhf": lambda: drawings.loop("rlhf"),
@@ -472,6 +478,26 @@ def test_a_verifier_s_errors_are_filled_and_its_right_decisions_are_not():
     assert [bool(box.get_hatch()) for box in boxes] == filled
     assert "v0: 2; v1: 1; v3: 1; hardened: 0" in fig.caption
     assert [text.get_text() for text in fig.axes[0].texts][:3] == ["0%", "not run", "100%"]
+
+
+def test_the_ladder_fills_what_is_known_and_keeps_tests_and_program_apart_in_v3_alone():
+    fig = DRAWN["verifier_ladder"]()
+    texts = [[text.get_text().replace("\n", " ") for text in axis.texts] for axis in fig.axes]
+    assert [words[-1] for words in texts] == ["refuses all", "not built yet", "not built yet", "holds"]
+    assert [len(axis.patches) for axis in fig.axes] == [1, 1, 1, 2]
+    assert [axis.texts[-1].get_alpha() for axis in fig.axes] == [1, 0.35, 0.35, 1]
+    assert fig.caption.endswith("Known so far: v0: refuses all; v3: holds.")
+    with pytest.raises(CourseError, match="no verifier 'v9'"):
+        drawings.verifier_ladder({"v9": ""})
+
+
+def test_the_layer_grid_fills_what_stops_and_leaves_out_what_stops_nothing():
+    fig = DRAWN["layer_grid"]()
+    [axis] = fig.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["seccomp", "memory limit"]
+    assert [text.get_text() for text in axis.texts] == ["stops", "", "", "", "stops", ""]
+    assert [box.get_facecolor()[3] > 0.5 for box in axis.patches] == [True, False, False, False, True, False]
+    assert fig.caption == "read a file: seccomp; take 1 GB: memory limit; wait: none alone."
 
 
 def test_grading_times_and_cheats_show_the_numbers_given():

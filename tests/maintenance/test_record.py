@@ -76,15 +76,15 @@ def test_rows_with_other_columns_are_refused(tmp_path):
 
 
 def test_the_command_finds_each_experiment_and_the_records_have_its_columns(tmp_path, monkeypatch, root, capsys):
-    names = []
+    measured, recorded = root / "data/measurements", {}
     for name in set(EXPERIMENTS) - {"qwen"}:  # which has a command line of its own
         files = importlib.import_module(f"tools.record.{name.replace('-', '_')}").FILES
-        if all((root / "data/measurements" / file).exists() for file in files):
-            names.append(name)
-    assert {"by-hand", "reward-model"} <= set(names)
-    for name in names:
-        assert __main__.main([name, "--output", str(root / "data/measurements")]) == 0
-    assert capsys.readouterr().out.count("already") == 3 * len(names)
+        if all((measured / file).exists() for file in files):
+            recorded[name] = [str(seed) for seed in sorted(set(pd.read_csv(measured / files[0])["seed"]))]
+    assert {"by-hand", "cheats"} <= set(recorded)
+    for name, seeds in recorded.items():
+        assert __main__.main([name, "--seeds", *seeds, "--output", str(measured)]) == 0
+    assert capsys.readouterr().out.count("already") == sum(map(len, recorded.values()))
     monkeypatch.setitem(sys.modules, "tools.record.by_hand", experiment("a.csv", failing=4))
     assert __main__.main(["by-hand", "--output", str(tmp_path), "--seeds", "4"]) == 1
     assert "The same command continues" in capsys.readouterr().err
