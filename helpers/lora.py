@@ -99,7 +99,7 @@ def merge_adapter(folder: str | Path, merged: str | Path, prompts: Sequence[Prom
     logits on `prompts`, with the adapter on a float32 base and with the base alone. Raises CourseError if the adapter
     changes nothing, or if the merged model is not far closer to the adapter than to the base.
     """
-    model, tokenizer = load_adapter(folder, dtype=torch.float32)
+    model, tokenizer = load_adapter(folder)
     adapted = _logits(model, tokenizer, prompts)
     with model.disable_adapter():
         base = _logits(model, tokenizer, prompts)

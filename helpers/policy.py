@@ -36,7 +36,7 @@ def load_policy(model: str | Path, *, device: str | None = None) -> tuple[PreTra
     """Load a model and its tokenizer from a local folder or the Hub, in evaluation mode.
 
     A relative folder is looked up in the working folder, then in the project. If it contains an adapter, the base model
-    that it names is loaded too, in bfloat16, and the adapter stays separate. Raises PolicyError if the folder is
+    that it names is loaded too, and the adapter stays separate. Raises PolicyError if the folder is
     missing or contains no usable causal language model.
 
     >>> model, tokenizer = load_policy("data/tiny_coder")
@@ -55,10 +55,11 @@ def load_policy(model: str | Path, *, device: str | None = None) -> tuple[PreTra
 
 
 def load_adapter(
-    folder: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.bfloat16
+    folder: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple["PeftModel", PreTrainedTokenizerBase]:
     """Load the base model that an adapter's folder names, in `dtype`, with the adapter on it, in evaluation mode.
 
+    float32 is fast on every CPU; bfloat16 needs half the memory, and is slow on a CPU without instructions for it.
     Raises PolicyError, as `load_policy` does, if the base model is not available.
     """
     from peft import PeftConfig, PeftModel

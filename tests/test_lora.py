@@ -109,7 +109,7 @@ def test_a_saved_adapter_is_small_and_writes_the_same_when_loaded_again(adapted,
     save_adapter(model, tokenizer, tmp_path)
     assert is_adapter(tmp_path) and not is_adapter("data/tiny_coder")
     assert not list(tmp_path.glob("model*.safetensors"))
-    again, _ = load_adapter(tmp_path)
+    again, _ = load_adapter(tmp_path, dtype=torch.bfloat16)
     assert sample_completion_ids(again, tokenizer, PROMPTS, **GREEDY) == sample_completion_ids(
         model, tokenizer, PROMPTS, **GREEDY
     )
