@@ -14,6 +14,7 @@ EXPERIMENTS = {
     "clinic": "notebook 06: trainers with one planted fault each (32 minutes)",
     "what-matters": "notebook 06: group size, learning rate, temperature, difficulty, other problems (35 minutes)",
     "pass-at-k": "notebook 06: pass@k for k up to 64, before and after training (10 minutes)",
+    "learned-reward": "notebook 01's training on a learned reward and on the verifier, by GRPO and by PPO",
     "qwen": "notebook 04's real model on a CPU, one run a command (two hours; it has options of its own: qwen --help)",
-    "reward-model": "notebook 01's reward models against the verifier",
+    "reward-model": "notebook 01's choices by a reward model, and by scores that know nothing",
 }
