@@ -261,9 +261,7 @@ def most_frequent_of_n(texts: Sequence[str], passed: Sequence[bool], n: int, dra
     return sum(right[text] for text in chosen) / draws
 
 
-def compare_choosers(
-    samples: Samples, scores: dict[str, Sequence[Sequence[float]]], controls: bool = True, draws: int = 10
-) -> pd.DataFrame:
+def compare_choosers(samples: Samples, scores: dict[str, Sequence[Sequence[float]]], draws: int = 10) -> pd.DataFrame:
     """Choose the best of n by each of the `scores` (name -> scores), and by the controls.
 
     Returns the columns chooser, n, truth (how often the chosen completion passes), low and high (its 95% interval over
@@ -273,14 +271,13 @@ def compare_choosers(
     choosers: dict[str, Callable[[int], np.ndarray]] = {}
     for name, given in scores.items():
         choosers[name] = partial(_chosen, [given], samples.passed)
-    if controls:
-        for per in ("text", "sample"):
-            drawn = [random_scores(samples, per, seed) for seed in range(draws)]
-            choosers[f"random number per {per}"] = partial(_chosen, drawn, samples.passed)
-        choosers["most frequent text"] = lambda n: np.array(
-            [most_frequent_of_n(texts, right, n) for _, texts, right in zip(*samples, strict=True)]
-        )
-        choosers["verifier"] = partial(_chosen, [samples.passed], samples.passed)
+    for per in ("text", "sample"):
+        drawn = [random_scores(samples, per, seed) for seed in range(draws)]
+        choosers[f"random number per {per}"] = partial(_chosen, drawn, samples.passed)
+    choosers["most frequent text"] = lambda n: np.array(
+        [most_frequent_of_n(texts, right, n) for _, texts, right in zip(*samples, strict=True)]
+    )
+    choosers["verifier"] = partial(_chosen, [samples.passed], samples.passed)
     sizes = [size for size in SIZES if size <= min(map(len, samples.completions))]
     rows: list[Any] = []
     for name, chooser in choosers.items():

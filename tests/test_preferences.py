@@ -149,9 +149,9 @@ def test_a_random_number_per_text_forgets_how_often_a_text_is_written(skewed):
     assert alone["most frequent text"] == pytest.approx(5 / 8, abs=0.1)
 
 
-def test_choosers_can_be_compared_without_controls_and_up_to_the_samples_there_are(skewed):
-    rows = compare_choosers(skewed, {"score": [[0.0] * 8]}, controls=False)
-    assert list(rows["chooser"]) == ["score"] * 4 and list(rows["n"]) == [1, 2, 4, 8]
+def test_choosers_are_compared_up_to_the_samples_there_are(skewed):
+    rows = compare_choosers(skewed, {"score": [[0.0] * 8]})
+    assert all(list(sizes) == [1, 2, 4, 8] for _, sizes in rows.groupby("chooser")["n"])
     with pytest.raises(ValueError, match='"text" or "sample"'):
         preferences.random_scores(skewed, "word", 0)
 
@@ -190,15 +190,12 @@ def test_a_learned_reward_gives_trl_the_scores_of_the_reward_model(samples, poli
 def test_what_is_recorded_of_choosing_is_whole_and_consistent(root):
     rows = pd.read_csv(root / "data/measurements/reward_model.csv")
     assert list(rows.columns) == reward_model.COLUMNS
-    learned, controls = rows[rows["labels"].notna()], rows[rows["labels"].isna()]
-    unique = learned.drop_duplicates(["seed", "noise", "labels", "chooser", "n"])
-    assert len(learned) == len(unique) == 3 * 2 * 3 * 4 * 7
-    assert len(controls) == len(controls.drop_duplicates(["seed", "chooser", "n"])) == 3 * 5 * 7
+    assert len(rows) == len(rows.drop_duplicates(["seed", "chooser", "n"])) == 3 * 9 * 7
     assert (rows["low"] <= rows["truth"]).all() and (rows["truth"] <= rows["high"]).all()
     # With one to choose from, all choose it. The most frequent text is drawn at random, the others are exact.
     exact = rows[(rows["n"] == 1) & (rows["chooser"] != "most frequent text")]
     assert (exact.groupby("seed")["truth"].nunique() == 1).all()
-    verifier = controls[controls["chooser"] == "verifier"]
+    verifier = rows[rows["chooser"] == "verifier"]
     assert all(run["truth"].is_monotonic_increasing for _, run in verifier.groupby("seed"))
 
 

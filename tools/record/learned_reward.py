@@ -105,6 +105,7 @@ def measure(seed: int) -> dict[str, pd.DataFrame]:
             shown = zip(start.held_out[:SHOWN], texts, strict=True)
             programs += [name | {"step": step, "task_id": p.task_id, "completion": text} for p, text in shown]
         costs.append(name | {"seconds_per_step": seconds} | memory(start, run))
+        print(f"Seed {seed}, {run}: {before[0]['truth']:.2f} to {scores['truth']:.2f} pass.", flush=True)
     return {CURVES: pd.DataFrame(curves), PROGRAMS: pd.DataFrame(programs), COSTS: pd.DataFrame(costs)}
 
 
