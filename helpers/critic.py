@@ -10,7 +10,7 @@ tokens, its EOS token included, and 0 on the padding after them.
 import copy
 import random
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import process_time
 from typing import NamedTuple
 
 import torch
@@ -94,7 +94,7 @@ class Step(NamedTuple):
     value_loss: float  # NaN without a critic
     kl: float  # mean over the tokens; NaN without a reference
     tokens: int  # completions times the length of the longest: what the padded batch holds
-    seconds: float
+    seconds: float  # of computing in this process; a verifier computes in others
 
 
 def train_ppo(
@@ -130,7 +130,7 @@ def train_ppo(
     order, history = random.Random(seed), list[Step]()
     waiting: list[Problem] = []
     for step in range(1, max_steps + 1):
-        start = perf_counter()
+        start = process_time()
         if len(waiting) < prompts_per_step:
             waiting = order.sample(problems, len(problems))
         asked, waiting = waiting[:prompts_per_step], waiting[prompts_per_step:]
@@ -169,7 +169,7 @@ def train_ppo(
             nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-        seconds = perf_counter() - start
+        seconds = process_time() - start
         means = scores.mean().item(), critic_loss.item(), divergence.item()
         history.append(Step(step, *means, mask.numel(), seconds))
         if after_step:

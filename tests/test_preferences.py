@@ -31,7 +31,7 @@ from helpers.preferences import (
 from helpers.preferences import (
     learned_reward as learned_reward_of,
 )
-from tools.record import learned_reward, reward_model
+from tools.record import learned_reward, reward_model, two_by_two
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +201,21 @@ def test_what_is_recorded_of_choosing_is_whole_and_consistent(root):
 
 def test_what_is_recorded_of_training_is_whole_and_consistent(root):
     folder = root / "data/measurements"
-    curves, programs, costs = (pd.read_csv(folder / name) for name in learned_reward.FILES)
+    curves, programs = (pd.read_csv(folder / name) for name in learned_reward.FILES)
     run, steps = ["seed", "reward", "method", "beta"], learned_reward.STEPS // learned_reward.EVERY + 1
     runs = {(seed, *each) for seed in (0, 1, 2) for each in learned_reward.RUNS}
-    for frame, count in ((curves, steps), (programs, steps * learned_reward.SHOWN), (costs, 1)):
+    for frame, count in ((curves, steps), (programs, steps * learned_reward.SHOWN)):
         sizes = frame.groupby(run).size()
         assert set(sizes.index) == runs and (sizes == count).all()
     # All runs of a seed start from the same policy.
     assert (curves[curves["step"] == 0].groupby("seed")[["truth", "score"]].nunique() == 1).all(axis=None)
+
+
+def test_what_is_recorded_of_costs_is_whole_and_counted(root):
+    costs = pd.read_csv(root / "data/measurements/two_by_two.csv")
+    runs = {(seed, *run) for seed in (0, 1, 2) for run in two_by_two.CROSSED}
+    assert set(costs[["seed", "reward", "method", "beta"]].itertuples(index=False, name=None)) == runs
+    assert len(costs) == len(runs) and len(two_by_two.CROSSED) == 4
     assert ((costs["critic bytes"] > 0) == (costs["method"] == "PPO")).all()
     assert ((costs["reference bytes"] > 0) == (costs["beta"] > 0)).all()
     trained = costs["weights bytes"] + costs["gradients bytes"] + costs["optimizer bytes"]
@@ -221,8 +228,10 @@ def test_a_measured_step_holds_a_critic_only_with_ppo_and_a_reference_only_with_
     start = learned_reward.Start(0, *policy, tasks, tasks, RewardModel(policy[0]).eval())
     monkeypatch.setitem(learned_reward.LOOP, "prompts_per_step", 2)
     size = policy[0].num_parameters()
+    monkeypatch.setattr(two_by_two, "STEPS", 1)
     for method, beta in (("GRPO", 0.0), ("PPO", 0.3)):
-        held = learned_reward.memory(start, learned_reward.Run("learned", method, beta))
+        held = two_by_two.costs(start, learned_reward.Run("learned", method, beta))
+        assert held["seconds_per_step"] > 0
         parts = [held[f"{part} bytes"] for part in ("weights", "gradients", "optimizer")]
         assert parts == [4 * size, 4 * size, 8 * size]
         assert (held["critic bytes"] > 0) == (method == "PPO")

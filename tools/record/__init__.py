@@ -17,4 +17,5 @@ EXPERIMENTS = {
     "learned-reward": "notebook 01's training on a learned reward and on the verifier, by GRPO and by PPO",
     "qwen": "notebook 04's real model on a CPU, one run a command (two hours; it has options of its own: qwen --help)",
     "reward-model": "notebook 01's choices by a reward model, and by scores that know nothing",
+    "two-by-two": "notebook 01: memory and seconds of a step, by GRPO and by PPO, on two rewards",
 }

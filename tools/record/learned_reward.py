@@ -5,19 +5,15 @@ Six runs for each seed, all from the same model, on the same prompts, with the s
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from statistics import median
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.critic import RewardOf, ValueModel, train_ppo
+from helpers.critic import RewardOf, Step, ValueModel, train_ppo
 from helpers.evaluation import bootstrap_interval, grade
 from helpers.policy import load_policy, sample_completions
 from helpers.preferences import (
@@ -33,7 +29,7 @@ from helpers.preferences import (
 from helpers.problems import Problem, load_problems, split_problems
 from helpers.rewards import compiles, random_reward
 
-CURVES, PROGRAMS, COSTS = FILES = ("learned_reward.csv", "learned_reward_programs.csv", "two_by_two.csv")
+CURVES, PROGRAMS = FILES = ("learned_reward.csv", "learned_reward_programs.csv")
 MODEL, PROBLEMS = "data/tiny_coder", "tiny"
 LABELED_PROBLEMS, SAMPLES, LABELS = 1100, 4, 1000
 STEPS, EVERY = 60, 15
@@ -77,7 +73,6 @@ RUNS = (
     Run("learned", "PPO", 0.3),
     Run("verifier", "PPO", 0.0),
 )
-BYTES = ("weights", "gradients", "optimizer", "critic", "reference", "reward model", "kept logits")
 
 
 class Start(NamedTuple):
@@ -92,21 +87,18 @@ class Start(NamedTuple):
 
 
 def measure(seed: int) -> dict[str, pd.DataFrame]:
-    """Train all RUNS. The curves have a row for each run and evaluation, the costs a row for each run."""
+    """Train all RUNS. The curves have a row for each run and evaluation."""
     start = prepare(seed)
     before = evaluation(start, start.policy)
-    curves, programs, costs = [], [], []
-    # Each seed begins with another run, so that a machine that becomes busier favours none of them.
-    for run in RUNS[seed % len(RUNS) :] + RUNS[: seed % len(RUNS)]:
+    curves, programs = [], []
+    for run in RUNS:
         name = {"seed": seed, **run._asdict()}
-        points, seconds = train(start, run)
-        for step, (scores, texts) in {0: before, **points}.items():
+        for step, (scores, texts) in {0: before, **train(start, run)}.items():
             curves.append(name | {"step": step} | scores)
             shown = zip(start.held_out[:SHOWN], texts, strict=True)
             programs += [name | {"step": step, "task_id": p.task_id, "completion": text} for p, text in shown]
-        costs.append(name | {"seconds_per_step": seconds} | memory(start, run))
         print(f"Seed {seed}, {run}: {before[0]['truth']:.2f} to {scores['truth']:.2f} pass.", flush=True)
-    return {CURVES: pd.DataFrame(curves), PROGRAMS: pd.DataFrame(programs), COSTS: pd.DataFrame(costs)}
+    return {CURVES: pd.DataFrame(curves), PROGRAMS: pd.DataFrame(programs)}
 
 
 def prepare(seed: int) -> Start:
@@ -118,15 +110,21 @@ def prepare(seed: int) -> Start:
     return Start(seed, policy, tokenizer, train, held_out, train_reward_model(policy, tokenizer, pairs))
 
 
-def train(start: Start, run: Run, **changes: Any) -> tuple[dict[int, tuple[dict[str, float], list[str]]], float]:
-    """Train a copy of the policy. Returns the evaluations by step, and the median seconds of a step."""
+def train(start: Start, run: Run) -> dict[int, tuple[dict[str, float], list[str]]]:
+    """Train a copy of the policy. Returns the evaluations by step."""
     policy, points = copy.deepcopy(start.policy), {}
 
-    def after_step(step: Any) -> None:
+    def after_step(step: Step) -> None:
         if step.step % EVERY == 0:
             points[step.step] = evaluation(start, policy)
 
-    history = train_ppo(
+    train_copy(start, run, policy, max_steps=STEPS, after_step=after_step)
+    return points
+
+
+def train_copy(start: Start, run: Run, policy: PreTrainedModel, **options: Any) -> list[Step]:
+    """Train `policy`, a copy of the start's, as the run says. The options are those of `train_ppo`."""
+    return train_ppo(
         policy,
         start.tokenizer,
         start.train,
@@ -135,9 +133,9 @@ def train(start: Start, run: Run, **changes: Any) -> tuple[dict[int, tuple[dict[
         reference=start.policy if run.beta else None,
         beta=run.beta,
         seed=start.seed,
-        **{"max_steps": STEPS, "after_step": after_step, **LOOP, **changes},
+        **LOOP,
+        **options,
     )
-    return points, median(step.seconds for step in history)
 
 
 def reward_of(start: Start, run: Run) -> RewardOf:
@@ -172,62 +170,3 @@ def evaluation(start: Start, policy: PreTrainedModel) -> tuple[dict[str, float],
     prompts = [problem.prompt for problem in start.held_out[:SHOWN]]
     limits = {"temperature": 0.0, "max_completion_length": MAX_COMPLETION_LENGTH}
     return scores, [text for [text] in sample_completions(policy, start.tokenizer, prompts, **limits)]
-
-
-def memory(start: Start, run: Run) -> dict[str, int]:
-    """Measure the bytes that one step of a run holds, part by part, and the tokens whose logits it keeps."""
-    frozen = {"reference": start.policy if run.beta else None}
-    frozen["reward model"] = start.reward_model if run.reward == "learned" else None
-    held = dict.fromkeys(BYTES, 0) | {name: bytes_of(model.parameters()) for name, model in frozen.items() if model}
-    with counting(start.tokenizer) as (trained, logits):
-        policy = copy.deepcopy(start.policy)
-        [step] = train_ppo(
-            policy,
-            start.tokenizer,
-            start.train,
-            reward_of(start, run),
-            critic=ValueModel(start.policy) if run.method == "PPO" else None,
-            reference=start.policy if run.beta else None,
-            beta=run.beta,
-            seed=start.seed,
-            max_steps=1,
-            **LOOP,
-        )
-    held |= trained[0]
-    held["critic"] = sum(sum(parts.values()) for parts in trained[1:])
-    held["kept logits"] = sum(logits.values())
-    return {f"{name} bytes": size for name, size in held.items()} | {"tokens": step.tokens}
-
-
-@contextmanager
-def counting(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[dict[str, int]], dict[int, int]]]:
-    """Count what one training step holds: the bytes of each optimizer's tensors, and of the logits kept by autograd.
-
-    The first value gets the parts of each optimizer's model, in the order in which they step; the second one the bytes
-    of each kept tensor whose last dimension is the vocabulary.
-    """
-    trained, logits = list[dict[str, int]](), dict[int, int]()
-
-    def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        weights = optimizer.param_groups[0]["params"]
-        moments = [tensor for state in optimizer.state.values() for name, tensor in state.items() if name != "step"]
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        parts = {"weights": weights, "gradients": gradients, "optimizer": moments}
-        trained.append({name: bytes_of(tensors) for name, tensors in parts.items()})
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.ndim == 3 and tensor.shape[-1] == len(tokenizer):
-            logits[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    hook = register_optimizer_step_post_hook(after)
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            yield trained, logits
-    finally:
-        hook.remove()
-
-
-def bytes_of(tensors: Any) -> int:
-    """Return the bytes of several tensors."""
-    return sum(tensor.nbytes for tensor in tensors)
