@@ -8,6 +8,7 @@ The loop, in the order in which a batch passes through it:
     rewards      turn verdicts into TRL reward functions
     advantages   compare each reward with those of its group       (for the notebooks and tests: in training,
     losses       compute the GRPO family of losses                  TRL does this mathematics)
+    critic       PPO's value model, and a loop that is PPO with it and GRPO without
     training     build TRL's GRPOTrainer, with a live curve and a history
     evaluation   measure pass@k with intervals, before and after
 

@@ -118,44 +118,46 @@ def reward_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     return figures.curves(frames, "step", "reward", "training step", "mean reward", title)
 
 
-def accuracy_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
-    """Draw a reward model's accuracy over its labels; `frames` is label -> frame of labels, accuracy, low, high."""
-    title, ylabel = "Accuracy of a learned reward, with 95% intervals", "held-out comparisons\nit decides correctly"
-    xlabel = "comparisons that the reward model is trained on (logarithmic)"
-    fig = figures.curves(frames, "labels", "accuracy", xlabel, ylabel, title)
+def choice_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
+    """Draw how often the chosen completion passes, over n; `frames` is chooser -> frame of n, truth, low, high."""
+    title, ylabel = "The best of n completions, with 95% intervals", "problems whose chosen\ncompletion passes"
+    fig = figures.curves(frames, "n", "truth", "n, completions to choose from (logarithmic)", ylabel, title)
     [axis] = fig.axes
-    ticks = sorted({labels for frame in frames.values() for labels in frame["labels"]})
-    _tick_log_axis(axis, ticks)
-    axis.axhline(0.5, color=BLACK, linewidth=1, linestyle=":")
-    axis.text(ticks[-1], 0.51, "chance", ha="right", va="bottom", fontsize=9)
-    axis.set_ylim(0.3, 1.04)
+    _tick_log_axis(axis, sorted({n for frame in frames.values() for n in frame["n"]}))
+    _legend_at_the_right(axis)
     return fig
 
 
-def best_of_n_curves(curve: pd.DataFrame) -> Picture:
-    """Draw two panels over n: how often the best of n passes, by reward model and by verifier, and the mean score.
+def score_and_truth(frames: Mapping[str, pd.DataFrame]) -> Picture:
+    """Draw two panels over the training steps: how many held-out completions pass, and their mean learned score.
 
-    `curve` has the columns n, truth, low, high, verifier, score.
+    `frames` is run -> frame of seed, step, truth and score. A line is the mean of the seeds, and a band their range.
     """
-    by_n = curve.set_index("n").rename_axis("n, completions to choose from")
-    names = {"truth": "best by the learned reward", "verifier": "best by the verifier"}
+    names = {"truth": "Passes the tests", "score": "Learned score"}
     panels = {
-        "Fraction that passes, with 95% interval": by_n[["truth", "verifier"]].rename(columns=names),
-        "Mean learned score": by_n[["score"]].rename(columns={"score": names["truth"]}),
+        title: pd.DataFrame({run: frame.groupby("step")[column].mean() for run, frame in frames.items()})
+        for column, title in names.items()
     }
-    fig = figures.line_panels(panels, "mean of the chosen completions", sharey=False)
-    figures.draw_band(fig.axes[0], by_n, ORANGE)
+    panels = {title: lines.rename_axis("training step") for title, lines in panels.items()}
+    fig = figures.line_panels(panels, "mean of the held-out completions", sharey=False)
+    for axis, column in zip(fig.axes, names, strict=True):
+        for frame, (colour, *_) in zip(frames.values(), figures.STYLES, strict=False):
+            of_step = frame.groupby("step")[column]
+            figures.draw_band(axis, pd.DataFrame({"low": of_step.min(), "high": of_step.max()}), colour)
     fig.axes[0].set_ylim(0, 1.04)
-    for axis in fig.axes:
-        _tick_log_axis(axis, curve["n"])
-    first, last, best = curve.iloc[0], curve.iloc[-1], curve.loc[curve["truth"].idxmax()]
+    fig.axes[0].yaxis.set_major_formatter("{x:.0%}")
+    # Both panels have the same lines, so one legend is enough.
+    fig.axes[0].legend_ = None
+    truth, score = panels.values()
+    ends = (
+        f"{run}: from {truth[run].iloc[0]:.0%} to {truth[run].iloc[-1]:.0%} that pass, and from "
+        f"{score[run].iloc[0]:+.2f} to {score[run].iloc[-1]:+.2f} in score"
+        for run in frames
+    )
     return fig.describe(
-        "Line charts over n: how many of the chosen completions pass, and their mean learned score.",
-        f"Chosen by the learned reward, {first['truth']:.0%} pass at n = {first['n']:.0f}, "
-        f"{best['truth']:.0%} at n = {best['n']:.0f} and {last['truth']:.0%} at n = {last['n']:.0f}, while "
-        f"the score rises from {first['score']:.2f} to {last['score']:.2f}. Chosen by the verifier, "
-        f"{last['verifier']:.0%} pass in the end.",
-        curve,
+        "Line charts over the training steps: the fraction of held-out completions that pass, and their mean score.",
+        f"{'; '.join(ends)}. A band is the range of the seeds.",
+        pd.concat(panels, axis=1),
     )
 
 
@@ -309,3 +311,8 @@ def _tick_log_axis(axis: Any, values: Any) -> None:
     axis.set_xscale("log")
     axis.set_xticks(values, [f"{value:,}" for value in values])
     axis.minorticks_off()
+
+
+def _legend_at_the_right(axis: Any) -> None:
+    """Move the legend out of a panel with many lines."""
+    axis.legend(frameon=False, fontsize=9, handlelength=3, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -29,7 +29,14 @@ from helpers.runtime import CourseError
 # Okabe and Ito, "Color Universal Design" (2008).
 BLACK, ORANGE, SKY_BLUE, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, YELLOW = "#0072B2", "#D55E00", "#CC79A7", "#F0E442"
-STYLES = ((ORANGE, "o", "--"), (BLUE, "s", "-"), (GREEN, "^", ":"), (PURPLE, "D", "-."))  # colour, marker, dash
+STYLES = (  # colour, marker, dash
+    (ORANGE, "o", "--"),
+    (BLUE, "s", "-"),
+    (GREEN, "^", ":"),
+    (PURPLE, "D", "-."),
+    (BLACK, "x", (0, (1, 1))),
+    (VERMILLION, "v", (0, (5, 1))),
+)
 ON_WHITE = {"facecolor": "white", "linewidth": 0, "pad": 1}  # keeps a number readable on a coloured background
 
 INCHES, PIXELS, DPI = 7, 700, 200  # the width of a figure as drawn and as shown, and its resolution

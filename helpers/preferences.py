@@ -1,14 +1,15 @@
 """Learn a reward from preferences, to compare it with the verifier: pairs, a reward model, and best-of-n by its score.
 
 The verifier plays the labelers: it prefers the completion that passes the tests, and errs as often as you choose.
-`python -m tools.record reward-model` runs the whole experiment of notebook 01.
+`python -m tools.record reward-model` and `... learned-reward` run the whole experiments of notebook 01.
 """
 
-import copy
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from math import comb
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from helpers.evaluation import bootstrap_interval, grade, pass_at_k
-from helpers.policy import sample_completions
+from helpers.critic import ValueModel
+from helpers.evaluation import bootstrap_interval, grade
+from helpers.policy import pad_completions, per_token_logps, sample_completions
 from helpers.problems import Problem
 from helpers.runtime import CourseError
 
@@ -26,8 +28,6 @@ from helpers.runtime import CourseError
 LABEL_NOISE = 0.16
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """The values of n for best-of-n."""
-CURVE = ("n", "score", "truth", "low", "high", "verifier")
-"""The columns of `best_of_n_curve`."""
 BATCH = 8  # pairs in a step of training
 MAX_COMPLETION_LENGTH = 56  # tokens
 
@@ -52,22 +52,14 @@ class Samples(NamedTuple):
     passed: list[list[bool]]
 
 
-class RewardModel(nn.Module):
+class RewardModel(ValueModel):
     """A language model with a scalar head: instead of the next token it predicts one score for the whole text."""
-
-    def __init__(self, policy: PreTrainedModel) -> None:
-        """Copy the policy's layers. The head starts at 0, so every score is 0 before training."""
-        super().__init__()
-        self.body = copy.deepcopy(policy.model)
-        self.head = nn.Linear(policy.config.hidden_size, 1, bias=False)
-        nn.init.zeros_(self.head.weight)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the scores of the texts, shape (texts,). Both inputs are (texts, tokens), padded on the right."""
-        states = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         # The EOS token at the end attends to the whole text, so the score is read there.
         last = attention_mask.sum(dim=1) - 1
-        return self.head(states[torch.arange(len(states)), last]).squeeze(-1)
+        return super().forward(input_ids, attention_mask)[torch.arange(len(last)), last]
 
 
 def draw_samples(
@@ -144,17 +136,48 @@ def train_reward_model(
     return model.eval()
 
 
-@torch.no_grad()
 def scores_of(model: RewardModel, tokenizer: PreTrainedTokenizerBase, samples: Samples) -> list[list[float]]:
     """Return the score of each completion, in the order of the samples. Equal completions are scored once."""
+    return _once_for_each_text(samples, lambda texts: model(*encode(tokenizer, texts)))
+
+
+def log_probabilities(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: Samples
+) -> list[list[float]]:
+    """Return the log-probability of each completion under `policy`, its EOS token included, in the samples' order."""
+
+    def of_texts(texts: Sequence[tuple[str, str]]) -> Tensor:
+        prompts = [tokenizer(prompt)["input_ids"] for prompt, _ in texts]
+        completions = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for _, text in texts]
+        batch = pad_completions(prompts, completions, tokenizer.pad_token_id)
+        return (per_token_logps(policy, batch)[0] * batch.completion_mask).sum(1)
+
+    return _once_for_each_text(samples, of_texts)
+
+
+@torch.no_grad()
+def _once_for_each_text(
+    samples: Samples, numbers_of: Callable[[Sequence[tuple[str, str]]], Tensor]
+) -> list[list[float]]:
+    """Return a number for each completion, from a function of (prompt, completion) texts."""
     texts = {(problem.prompt, text) for problem, group in zip(*samples[:2], strict=True) for text in group}
     # Texts of similar length share a batch, which saves padding.
     ordered = sorted(texts, key=lambda text: (len(text[0]) + len(text[1]), text))
-    scores: dict[tuple[str, str], float] = {}
+    numbers: dict[tuple[str, str], float] = {}
     for start in range(0, len(ordered), 128):
         batch = ordered[start : start + 128]
-        scores.update(zip(batch, model(*encode(tokenizer, batch)).tolist(), strict=True))
-    return [[scores[p.prompt, text] for text in group] for p, group in zip(*samples[:2], strict=True)]
+        numbers.update(zip(batch, numbers_of(batch).tolist(), strict=True))
+    return [[numbers[p.prompt, text] for text in group] for p, group in zip(*samples[:2], strict=True)]
+
+
+def learned_reward(model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> Callable[..., list[float]]:
+    """Return a reward function for TRL that gives each completion the score of `model`. Its name is learned_score."""
+
+    def learned_score(prompts: Sequence[str], completions: Sequence[str], **kwargs: Any) -> list[float]:
+        with torch.no_grad():
+            return model(*encode(tokenizer, list(zip(prompts, completions, strict=True)))).tolist()
+
+    return learned_score
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
@@ -206,17 +229,77 @@ def best_of_n(scores: Sequence[float], values: Sequence[float], n: int) -> float
     return sum(comb(total - 1 - rank, n - 1) * values[i] for rank, i in enumerate(order)) / comb(total, n)
 
 
-def best_of_n_curve(scores: Sequence[Sequence[float]], passed: Sequence[Sequence[bool]]) -> pd.DataFrame:
-    """Choose the best of n by score, and return how often it passes: a row for each n in SIZES that the samples allow.
+def random_scores(samples: Samples, per: str, seed: int) -> list[list[float]]:
+    """Return scores that know nothing: a random number per "text", the same for equal completions, or per "sample".
 
-    The columns are n, the mean score of the chosen completion, the truth (how often it passes), low and high (the 95%
-    interval of the truth over problems), and verifier (how often at least one of the n passes).
+    >>> from helpers.problems import load_problems
+    >>> samples = Samples(load_problems("tiny")[:1], [["a", "b", "a"]], [[True, False, True]])
+    >>> [[first, _, third]] = random_scores(samples, "text", seed=0)
+    >>> first == third
+    True
     """
-    rows = []
-    pairs = list(zip(scores, passed, strict=True))
-    for n in (size for size in SIZES if size <= min(map(len, scores))):
-        truth = [best_of_n(group, right, n) for group, right in pairs]
-        score = [best_of_n(group, group, n) for group, _ in pairs]
-        verifier = [pass_at_k(len(right), sum(right), n) for _, right in pairs]
-        rows.append((n, np.mean(score), np.mean(truth), *bootstrap_interval(truth), np.mean(verifier)))
-    return pd.DataFrame(rows, columns=list(CURVE))
+    if per not in ("text", "sample"):
+        raise ValueError(f'per must be "text" or "sample", not {per!r}.')
+    rng = random.Random(seed)
+    scores = []
+    for group in samples.completions:
+        of_text = {text: rng.random() for text in dict.fromkeys(group)}
+        scores.append([of_text[text] if per == "text" else rng.random() for text in group])
+    return scores
+
+
+def most_frequent_of_n(texts: Sequence[str], passed: Sequence[bool], n: int, draws: int = 200, seed: int = 0) -> float:
+    """Return how often the text that is most frequent among n of the samples passes, over `draws` random draws of n.
+
+    This is majority voting (arXiv 2203.11171) on whole texts. A tie goes to the text that was drawn first.
+
+    >>> most_frequent_of_n(["a", "a", "b"], [True, True, False], n=3)
+    1.0
+    """
+    right, rng = dict(zip(texts, passed, strict=True)), random.Random(seed)
+    chosen = (Counter(rng.sample(texts, n)).most_common(1)[0][0] for _ in range(draws))
+    return sum(right[text] for text in chosen) / draws
+
+
+def compare_choosers(samples: Samples, scores: dict[str, Sequence[Sequence[float]]], draws: int = 10) -> pd.DataFrame:
+    """Choose the best of n by each of the `scores` (name -> scores), and by the controls.
+
+    Returns the columns chooser, n, truth (how often the chosen completion passes), low and high (its 95% interval over
+    problems). The controls are a random number per text and per sample (each the mean of `draws` draws), the most
+    frequent text, and the verifier.
+    """
+    choosers: dict[str, Callable[[int], np.ndarray]] = {}
+    for name, given in scores.items():
+        choosers[name] = partial(_chosen, [given], samples.passed)
+    for per in ("text", "sample"):
+        drawn = [random_scores(samples, per, seed) for seed in range(draws)]
+        choosers[f"random number per {per}"] = partial(_chosen, drawn, samples.passed)
+    choosers["most frequent text"] = lambda n: np.array(
+        [most_frequent_of_n(texts, right, n) for _, texts, right in zip(*samples, strict=True)]
+    )
+    choosers["verifier"] = partial(_chosen, [samples.passed], samples.passed)
+    sizes = [size for size in SIZES if size <= min(map(len, samples.completions))]
+    rows: list[Any] = []
+    for name, chooser in choosers.items():
+        for n in sizes:
+            each = chooser(n)
+            rows.append((name, n, each.mean(), *bootstrap_interval(each)))
+    return pd.DataFrame(rows, columns=["chooser", "n", "truth", "low", "high"])
+
+
+def _chosen(draws: Sequence[Any], passed: Sequence[Sequence[bool]], n: int) -> np.ndarray:
+    """Return how often the best of n by score passes, for each problem: the mean over several sets of scores."""
+    each = [[best_of_n(group, ok, n) for group, ok in zip(scores, passed, strict=True)] for scores in draws]
+    return np.mean(each, axis=0)
+
+
+def with_log_probability(
+    scores: Iterable[Sequence[float]], logps: Iterable[Sequence[float]], beta: float
+) -> list[list[float]]:
+    """Return score + beta * log-probability for each completion, as lists like the two given.
+
+    RLHF's objective is the expected score minus beta times the KL divergence from the reference. The policy that
+    maximises it gives most probability to the text for which this sum is highest (arXiv 2305.18290, equation 4).
+    """
+    pairs = zip(scores, logps, strict=True)
+    return [[s + beta * p for s, p in zip(group, of_group, strict=True)] for group, of_group in pairs]

@@ -281,16 +281,15 @@ def test_a_function_that_changes_its_arguments_does_not_disturb_the_next_test():
 
 # --- every exercise of the course ---
 
-SMALL, LARGE = 1_543_714_304, 7_615_616_512
 SETUPS = (
     "PPO, learned reward, KL penalty",
     "GRPO, learned reward, KL penalty",
     "GRPO, verifier, KL penalty",
     "GRPO, verifier, no KL penalty",
 )
-TASKS = ("equation", "function", "json", "poem", "proof", "apology")
-EQUATION, FUNCTION = "verify(answer, solution)", "verify(program, tests)"
-JSON, PROOF = "verify(text, schema)", "verify(proof, statement)"
+CHANCES = ("n = 1", "n = 8, a number per text", "n = 8, a number per sample")
+TASKS = ("equation", "function", "invoice", "advice", "proof", "poem")
+DECIDED = [("program", "D"), ("program", "B"), ("program", "C"), ("rubric", "E"), ("program", "F"), ("person", "A")]
 EQUAL = "\n    class Equal:\n        __eq__ = lambda self, other: True\n\n    return Equal()\n"
 DISK = """
     given = list(locals().values())
@@ -331,8 +330,12 @@ def counted(*pairs: Any) -> dict[str, Any]:
     return dict(zip(SETUPS, pairs, strict=True))
 
 
-def decided(*signatures: Any) -> dict[str, Any]:
-    return dict(zip(TASKS, signatures, strict=True))
+def predicted(*chances: Any) -> dict[str, Any]:
+    return dict(zip(CHANCES, chances, strict=True))
+
+
+def decided(*pairs: Any) -> dict[str, Any]:
+    return dict(zip(TASKS, pairs, strict=True))
 
 
 def v1(decide: Callable[[Any], Any], glue: str = "\n", call: str = "check({})") -> Callable[[Any, str], Any]:
@@ -378,8 +381,7 @@ def trial(curve: list[float], **changes: Any) -> Callable[[], Trial]:
 
 RIGHT: dict[str, list[Any]] = {
     "01.1": [counted((2, 2), (1, 2), (1, 1), (1, 0)), counted([2, 2], [1, 2], [1, 1], [1, 0.0])],
-    "01.2": [(34 * SMALL + 2 * LARGE, 18 * SMALL), (67.7e9, 27.8e9)],
-    "01.3": [
+    "01.2": [
         lambda c, r: -F.logsigmoid(c - r).mean(),
         lambda c, r: F.softplus(r - c).mean(),
         lambda c, r: F.softplus((r - c).double()).sum() / len(c),
@@ -387,17 +389,8 @@ RIGHT: dict[str, list[Any]] = {
         lambda c, r: F.cross_entropy(torch.stack([c, r], 1), torch.zeros(len(c), dtype=torch.long)),
         lambda c, r: torch.logaddexp(torch.zeros(()), r - c).mean(),
     ],
-    "01.4": [
-        decided("verify(answer, equation)", FUNCTION, JSON, None, PROOF, None),
-        decided(
-            "verify (solution,answer)",
-            "def verify(program: str, tests: str) -> bool:",
-            " verify(schema, text) -> float",
-            None,
-            "check_proof(proof, statement)",
-            None,
-        ),
-    ],
+    "01.3": [predicted(5 / 8, 1 / 3, 5 / 8), predicted(0.63, 0.33, Fraction(5, 8))],
+    "01.4": [decided(*DECIDED), decided(*map(list, DECIDED))],
     "02.1": [
         v1(lambda done: done.returncode == 0),
         v1(lambda done: not done.returncode),
@@ -454,7 +447,7 @@ RIGHT: dict[str, list[Any]] = {
 }
 """Correct answers to each exercise. A tuple at the exercises that take two answers holds both."""
 
-RIGHT_LOSS = RIGHT["01.3"][0]
+RIGHT_LOSS = RIGHT["01.2"][0]
 WRONG: dict[str, dict[str, Any]] = {
     "01.1": {
         "constant": counted(*[(1, 1)] * 4),
@@ -466,15 +459,6 @@ WRONG: dict[str, dict[str, Any]] = {
         "not a dictionary": [(2, 2), (1, 2), (1, 1), (1, 0)],
     },
     "01.2": {
-        "constant": (0, 0),
-        "negation": (18 * SMALL, 34 * SMALL + 2 * LARGE),
-        "neighbour: no KL penalty": (32 * SMALL + 2 * LARGE, 16 * SMALL),
-        "in gigabytes": (67.7, 27.8),
-        "all are trained": (48 * SMALL + 16 * LARGE, 32 * SMALL),
-        "only the first": (34 * SMALL + 2 * LARGE, 34 * SMALL),
-        "text": ("67.7 GB", "27.8 GB"),
-    },
-    "01.3": {
         "constant": lambda c, r: 0.3132617 + 0 * (c - r).sum(),
         "negation": lambda c, r: -RIGHT_LOSS(c, r),
         "neighbour: the other one preferred": lambda c, r: RIGHT_LOSS(r, c),
@@ -489,17 +473,30 @@ WRONG: dict[str, dict[str, Any]] = {
         "one for each pair": lambda c, r: F.softplus(r - c),
         "a number": 0.3132617,
     },
+    "01.3": {
+        "constant": predicted(0.5, 0.5, 0.5),
+        "negation": predicted(3 / 8, 2 / 3, 3 / 8),
+        "neighbour: the most frequent text": predicted(1, 1, 1),
+        "neighbour: the texts at n = 1": predicted(1 / 3, 1 / 3, 5 / 8),
+        "the text's number keeps its frequency": predicted(5 / 8, 5 / 8, 5 / 8),
+        "samples counted as texts": predicted(5 / 8, 1 / 3, 1 / 3),
+        "in per cent": predicted(62.5, 33.3, 62.5),
+        "text": predicted("5/8", "1/3", "5/8"),
+        "one missing": {"n = 1": 5 / 8},
+        "not a dictionary": [5 / 8, 1 / 3, 5 / 8],
+    },
     "01.4": {
-        "constant": decided(*["verify(answer, solution)"] * 6),
-        "constant: None": decided(*[None] * 6),
-        "negation": decided(None, None, None, "verify(poem, topic)", None, "verify(text, complaint)"),
-        "neighbour: what the model read": decided(EQUATION, "verify(program, docstring)", JSON, None, PROOF, None),
-        "more than it needs": decided(EQUATION, "verify(program, docstring, tests)", JSON, None, PROOF, None),
-        "all names": decided("verify(answer, equation, solution)", FUNCTION, JSON, None, PROOF, None),
-        "True and False": decided(True, True, True, False, True, False),
-        "no brackets": decided("verify answer, solution", FUNCTION, JSON, None, PROOF, None),
-        "one missing": {"equation": EQUATION},
-        "not a dictionary": [EQUATION],
+        "constant": decided(*[("program", "B")] * 6),
+        "constant: person": decided(*[("person", "A")] * 6),
+        "negation": decided(*[("person" if who == "program" else "program", letter) for who, letter in DECIDED]),
+        "neighbour: no rubric": decided(*DECIDED[:3], ("person", "E"), *DECIDED[4:]),
+        "neighbour: a rubric for the poem": decided(*DECIDED[:5], ("rubric", "A")),
+        "two cheats swapped": decided(DECIDED[0], ("program", "C"), ("program", "B"), *DECIDED[3:]),
+        "a letter that is none": decided(("program", "G"), *DECIDED[1:]),
+        "words for the letter": decided(("program", "two answers"), *DECIDED[1:]),
+        "the pairs turned": decided(*[pair[::-1] for pair in DECIDED]),
+        "one missing": {"equation": ("program", "D")},
+        "not a dictionary": DECIDED,
     },
     "02.1": {
         "constant": lambda problem, completion: True,
@@ -653,7 +650,7 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 """Wrong answers to each exercise: a constant, the negation, the answer to a neighbouring question, and more."""
 
-PAIRS = {"01.2", "02.4", "04.2", "04.3"}
+PAIRS = {"02.4", "04.2", "04.3"}
 
 
 def verdict_on(name: str, answer: Any, capsys: pytest.CaptureFixture[str]) -> str:
@@ -680,17 +677,17 @@ def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
         ("01.1", "negation", "the wrong way round"),
         ("01.1", "a line is missing", "needs a pair"),
         ("01.1", "not a dictionary", "Keep the dictionary"),
-        ("01.2", "in gigabytes", "`67.7` looks like gigabytes. Give the bytes."),
-        ("01.2", "only the first", "`with_grpo`: 52.5 GB is too much. Does GRPO train a critic?"),
-        ("01.3", "the sum", "Their mean comes last."),
-        ("01.3", "without a gradient", "it has no gradient"),
-        ("01.3", "half of the gradient", "the loss is right, but its gradient is `[-0.1345]`"),
-        ("01.3", "one for each pair", "Return one number for the whole batch."),
-        ("01.4", "one missing", "The task `function` is missing."),
-        ("01.4", "more than it needs", "`function`: there is an input that it does not need."),
-        ("01.4", "neighbour: what the model read", "can a program decide from docstring and program?"),
-        ("01.4", "True and False", "write a signature in quotes"),
-        ("01.4", "no brackets", "write it as `verify(...)`"),
+        ("01.2", "the sum", "Their mean comes last."),
+        ("01.2", "without a gradient", "it has no gradient"),
+        ("01.2", "half of the gradient", "the loss is right, but its gradient is `[-0.1345]`"),
+        ("01.2", "one for each pair", "Return one number for the whole batch."),
+        ("01.3", "in per cent", "a probability lies between 0 and 1"),
+        ("01.3", "samples counted as texts", "Each of the eight completions is as likely"),
+        ("01.3", "one missing", "`n = 8, a number per text` is missing"),
+        ("01.4", "one missing", "`function` needs a pair"),
+        ("01.4", "the pairs turned", "who decides?"),
+        ("01.4", "two cheats swapped", "`function`: another cheat fits better."),
+        ("01.4", "neighbour: a rubric for the poem", "is there a list of points"),
         ("02.1", "not 1", "This program ends itself with exit code 5."),
         ("02.1", "killed counts as passed", "This program kills itself."),
         ("02.1", "no line break", "does not end with a line break"),

@@ -1,6 +1,6 @@
 """The learned reward: pairs, loss, scores, best-of-n, and what is recorded of it."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pandas as pd
@@ -17,15 +17,21 @@ from helpers.preferences import (
     RewardModel,
     Samples,
     best_of_n,
-    best_of_n_curve,
     bradley_terry_loss,
+    compare_choosers,
+    log_probabilities,
     mean_accuracy,
+    most_frequent_of_n,
     pairwise_accuracy,
     preference_pairs,
     scores_of,
     train_reward_model,
+    with_log_probability,
 )
-from tools.record import reward_model
+from helpers.preferences import (
+    learned_reward as learned_reward_of,
+)
+from tools.record import learned_reward, reward_model, two_by_two
 
 
 @pytest.fixture(scope="module")
@@ -123,22 +129,111 @@ def test_best_of_n_is_the_mean_over_all_subsets():
 def test_best_of_n_by_the_truth_itself_is_pass_at_k():
     passed = [True] * 3 + [False] * 61
     assert all(best_of_n(passed, passed, n) == pytest.approx(pass_at_k(64, 3, n)) for n in preferences.SIZES)
-    curve = best_of_n_curve([passed] * 4, [passed] * 4)
-    assert np.allclose(curve["truth"], curve["verifier"]) and np.allclose(curve["truth"], curve["score"])
-    assert list(curve["n"]) == list(preferences.SIZES)
 
 
-def test_a_curve_ends_where_the_samples_do():
-    passed = [[True, False] * 5, [False, True] * 6]
-    assert list(best_of_n_curve(passed, passed)["n"]) == [1, 2, 4, 8]
+@pytest.fixture(scope="module")
+def skewed():
+    """One problem: a text that passes five times in eight, and two that fail."""
+    return Samples(arithmetic_problems()[:1], [["a"] * 5 + ["b"] * 2 + ["c"]], [[True] * 5 + [False] * 3])
 
 
-def test_what_is_recorded_is_whole_and_consistent(root):
+def test_a_random_number_per_text_forgets_how_often_a_text_is_written(skewed):
+    rows = compare_choosers(skewed, {"score": [[1.0] * 5 + [2.0] * 3]}, draws=3000).set_index(["chooser", "n"])["truth"]
+    assert rows["random number per text", 8] == pytest.approx(1 / 3, abs=0.03)
+    assert rows["random number per sample", 8] == pytest.approx(5 / 8, abs=0.03)
+    # With n = 2: both are "a" in 10 of 28 draws, one of them in 15, of which a random number per text wins half.
+    assert rows["random number per text", 2] == pytest.approx((10 + 15 / 2) / 28, abs=0.03)
+    assert rows["most frequent text", 8] == rows["verifier", 8] == 1 and rows["score", 8] == 0
+    alone = rows.xs(1, level="n")
+    assert alone.drop("most frequent text").tolist() == pytest.approx([5 / 8] * 4)
+    assert alone["most frequent text"] == pytest.approx(5 / 8, abs=0.1)
+
+
+def test_choosers_are_compared_up_to_the_samples_there_are(skewed):
+    rows = compare_choosers(skewed, {"score": [[0.0] * 8]})
+    assert all(list(sizes) == [1, 2, 4, 8] for _, sizes in rows.groupby("chooser")["n"])
+    with pytest.raises(ValueError, match='"text" or "sample"'):
+        preferences.random_scores(skewed, "word", 0)
+
+
+def test_the_most_frequent_of_n_is_that_of_all_ways_to_draw_them():
+    texts, passed = ["a", "b", "a", "c", "b"], [True, False, True, True, False]
+    right = dict(zip(texts, passed, strict=True))
+    for n in (1, 2, 3, 4, 5):
+        # All orders count, because a tie goes to the text that was drawn first.
+        winners = [max(way, key=way.count) for way in permutations(texts, n)]
+        expected = np.mean([right[text] for text in winners])
+        assert most_frequent_of_n(texts, passed, n, draws=4000) == pytest.approx(expected, abs=0.03)
+
+
+def test_log_probabilities_are_those_of_the_policy_and_are_added_with_their_weight(samples, policy):
+    model, tokenizer = policy
+    logps = log_probabilities(model, tokenizer, samples)
+    prompt, text = samples.problems[0].prompt, samples.completions[0][1]
+    start = tokenizer(prompt)["input_ids"]
+    ids = [*start, *tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    loss = model(torch.tensor([ids]), labels=torch.tensor([[-100] * len(start) + ids[len(start) :]])).loss
+    assert logps[0][1] == pytest.approx(-loss.item() * (len(ids) - len(start)), abs=1e-3)
+    assert with_log_probability([[1.0, 2.0]], [[-10.0, -40.0]], 0.1) == [[0.0, -2.0]]
+
+
+def test_a_learned_reward_gives_trl_the_scores_of_the_reward_model(samples, policy):
+    model = RewardModel(policy[0]).eval()
+    torch.nn.init.normal_(model.head.weight)
+    reward = learned_reward_of(model, policy[1])
+    prompts = [samples.problems[0].prompt] * 6
+    got = reward(prompts=prompts, completions=samples.completions[0], trainer_state=None)
+    assert got == pytest.approx(scores_of(model, policy[1], samples)[0], abs=1e-4)
+    assert reward.__name__ == "learned_score"
+
+
+def test_what_is_recorded_of_choosing_is_whole_and_consistent(root):
     rows = pd.read_csv(root / "data/measurements/reward_model.csv")
     assert list(rows.columns) == reward_model.COLUMNS
-    assert len(rows) == len(rows.drop_duplicates(["seed", "noise", "labels", "n"])) == 3 * 2 * 4 * 7
+    assert len(rows) == len(rows.drop_duplicates(["seed", "chooser", "n"])) == 3 * 9 * 7
     assert (rows["low"] <= rows["truth"]).all() and (rows["truth"] <= rows["high"]).all()
-    alone = rows[rows["n"] == 1]
-    assert np.allclose(alone["truth"], alone["verifier"], atol=1e-3)  # with one to choose from both choose it
-    by_run = rows.groupby(["seed", "noise", "labels"])
-    assert all(run["verifier"].is_monotonic_increasing and run["score"].is_monotonic_increasing for _, run in by_run)
+    # With one to choose from, all choose it. The most frequent text is drawn at random, the others are exact.
+    exact = rows[(rows["n"] == 1) & (rows["chooser"] != "most frequent text")]
+    assert (exact.groupby("seed")["truth"].nunique() == 1).all()
+    verifier = rows[rows["chooser"] == "verifier"]
+    assert all(run["truth"].is_monotonic_increasing for _, run in verifier.groupby("seed"))
+
+
+def test_what_is_recorded_of_training_is_whole_and_consistent(root):
+    folder = root / "data/measurements"
+    curves, programs = (pd.read_csv(folder / name) for name in learned_reward.FILES)
+    run, steps = ["seed", "reward", "method", "beta"], learned_reward.STEPS // learned_reward.EVERY + 1
+    runs = {(seed, *each) for seed in (0, 1, 2) for each in learned_reward.RUNS}
+    for frame, count in ((curves, steps), (programs, steps * learned_reward.SHOWN)):
+        sizes = frame.groupby(run).size()
+        assert set(sizes.index) == runs and (sizes == count).all()
+    # All runs of a seed start from the same policy.
+    assert (curves[curves["step"] == 0].groupby("seed")[["truth", "score"]].nunique() == 1).all(axis=None)
+
+
+def test_what_is_recorded_of_costs_is_whole_and_counted(root):
+    costs = pd.read_csv(root / "data/measurements/two_by_two.csv")
+    runs = {(seed, *run) for seed in (0, 1, 2) for run in two_by_two.CROSSED}
+    assert set(costs[["seed", "reward", "method", "beta"]].itertuples(index=False, name=None)) == runs
+    assert len(costs) == len(runs) and len(two_by_two.CROSSED) == 4
+    assert ((costs["critic bytes"] > 0) == (costs["method"] == "PPO")).all()
+    assert ((costs["reference bytes"] > 0) == (costs["beta"] > 0)).all()
+    trained = costs["weights bytes"] + costs["gradients bytes"] + costs["optimizer bytes"]
+    assert (trained == 16 * 919_680).all()
+    assert (costs["kept logits bytes"] == 4 * 1024 * costs["tokens"]).all()
+
+
+def test_a_measured_step_holds_a_critic_only_with_ppo_and_a_reference_only_with_a_penalty(policy, monkeypatch):
+    tasks = arithmetic_problems()
+    start = learned_reward.Start(0, *policy, tasks, tasks, RewardModel(policy[0]).eval())
+    monkeypatch.setitem(learned_reward.LOOP, "prompts_per_step", 2)
+    size = policy[0].num_parameters()
+    monkeypatch.setattr(two_by_two, "STEPS", 1)
+    for method, beta in (("GRPO", 0.0), ("PPO", 0.3)):
+        held = two_by_two.costs(start, learned_reward.Run("learned", method, beta))
+        assert held["seconds_per_step"] > 0
+        parts = [held[f"{part} bytes"] for part in ("weights", "gradients", "optimizer")]
+        assert parts == [4 * size, 4 * size, 8 * size]
+        assert (held["critic bytes"] > 0) == (method == "PPO")
+        assert held["reference bytes"] == (4 * size if beta else 0)
+        assert held["kept logits bytes"] == 4 * len(policy[1]) * held["tokens"]

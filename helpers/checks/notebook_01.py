@@ -1,6 +1,5 @@
 """Tests of the exercises of notebook 01, RLHF and RLVR."""
 
-import ast
 from typing import Any
 
 from helpers.checks import hints, is_number, same, shown
@@ -11,17 +10,24 @@ MODELS = {
     "GRPO, verifier, KL penalty": ((1, 1), "Is a verifier a model?"),
     "GRPO, verifier, no KL penalty": ((1, 0), "What is the reference for?"),
 }
-SMALL, LARGE = 1_543_714_304, 7_615_616_512
-"""The weights of the two models in exercise 2, as in the cell above it."""
-INPUTS = {
-    "equation": ({"answer", "solution"}, {"answer", "equation"}),
-    "function": ({"program", "tests"},),
-    "json": ({"text", "schema"},),
-    "poem": (),
-    "proof": ({"proof", "statement"},),
-    "apology": (),
+TASKS = {
+    "equation": ("program", "D"),
+    "function": ("program", "B"),
+    "invoice": ("program", "C"),
+    "advice": ("rubric", "E"),
+    "proof": ("program", "F"),
+    "poem": ("person", "A"),
 }
-"""For each task of exercise 4, the sets of inputs with which a program can decide."""
+"""For each task of exercise 4, who decides, and how that reward would be cheated."""
+CHEATS = {
+    "A": "What does nobody but a reader decide, and what do readers like?",
+    "B": "What would beat fixed inputs?",
+    "C": "What does the schema not say?",
+    "D": "What does a checker do with two answers?",
+    "E": "What does a judge look for who has a list?",
+    "F": "What could one assume?",
+}
+"""A question that leads to each cheat."""
 
 
 @hints(
@@ -43,46 +49,11 @@ def exercise_1(trained_and_frozen: Any) -> None:
 
 
 @hints(
-    "List the models of each setup first. Exercise 1 counted them.",
-    "Training takes 16 bytes for each weight, as counted above. What does a frozen model need in bf16?",
-    "With PPO, add up policy, critic, reference and reward model. Which of them does the second setup keep?",
-)
-def exercise_2(with_ppo: Any, with_grpo: Any) -> None:
-    """Give the bytes that the models take with PPO, and with GRPO and a verifier."""
-    in_ppo, in_grpo = 34 * SMALL + 2 * LARGE, 18 * SMALL
-    for answer, right in ((with_ppo, in_ppo), (with_grpo, in_grpo)):
-        assert is_number(answer), f"Both answers are numbers, and {shown(answer)} is not."
-        in_gb = same(answer, right / 1e9, 0.01) or same(answer, right / 2**30, 0.01)
-        assert not in_gb, f"{shown(answer)} looks like gigabytes. Give the bytes."
-    reasons = {
-        34 * SMALL + 16 * LARGE: "Is the reward model trained during PPO?",
-        48 * SMALL + 2 * LARGE: "Is the reference trained?",
-        18 * SMALL + 2 * LARGE: "Which model besides the policy does PPO train?",
-        32 * SMALL + 2 * LARGE: "What does the KL penalty need?",
-    }
-    _is_about(with_ppo, in_ppo, "with_ppo", reasons)
-    reasons = {
-        34 * SMALL: "Does GRPO train a critic?",
-        32 * SMALL: "Does GRPO train two models?",
-        16 * SMALL: "What does the KL penalty need?",
-        18 * SMALL + 2 * LARGE: "What does the verifier replace?",
-    }
-    _is_about(with_grpo, in_grpo, "with_grpo", reasons)
-
-
-def _is_about(answer: Any, right: int, name: str, reasons: dict[int, str]) -> None:
-    """Assert that an answer is within half a percent. If not, the message hints at what was probably overlooked."""
-    reason = next((why for wrong, why in reasons.items() if same(answer, wrong, 0.001)), "")
-    size = "too much" if answer > right else "too little"
-    assert same(answer, right, 0.005), f"`{name}`: {answer / 1e9:.1f} GB is {size}. {reason}".rstrip()
-
-
-@hints(
     "Compute the colleague's loss by hand for two pairs: one far right, one far wrong. Which pair does it see?",
     "Every pair needs a loss of its own. Take the mean last.",
     "In float32 the sigmoid of -200 is 0. `torch.nn.functional` has a function for the logarithm of the sigmoid.",
 )
-def exercise_3(mended_loss: Any) -> None:
+def exercise_2(mended_loss: Any) -> None:
     """Write the Bradley-Terry loss: one loss for each pair, stable for large gaps, with a gradient."""
     import torch
 
@@ -111,28 +82,47 @@ def exercise_3(mended_loss: Any) -> None:
 
 
 @hints(
-    "For each task, ask what a program would compare. If it had to feel or to understand, the answer is `None`.",
-    "A verifier needs what the model wrote, and something that decides. A description in words decides nothing.",
+    "Begin with n = 8: all eight completions are there, and a random number decides. Among how many things?",
+    "Per text there are three numbers, and each text is as likely as the others to get the highest one.",
+    "Per sample there are eight numbers. Is the policy's favourite still ahead?",
 )
-def exercise_4(my_verifiers: Any) -> None:
-    """Give the signature of a verifier for each task, or None if no program can decide."""
-    assert isinstance(my_verifiers, dict), "Keep the dictionary with its six tasks."
-    for task, sufficient in INPUTS.items():
-        assert task in my_verifiers, f"The task `{task}` is missing."
-        given = my_verifiers[task]
-        assert given is None or isinstance(given, str), f"`{task}`: write a signature in quotes, or `None`."
-        assert (given is None) == (not sufficient), f"`{task}`: can a program decide this, or only a person?"
-        if given is None:
-            continue
-        inputs = _inputs_of(given, task)
-        assert not any(inputs > enough for enough in sufficient), f"`{task}`: there is an input that it does not need."
-        assert inputs in sufficient, f"`{task}`: can a program decide from {' and '.join(sorted(inputs)) or 'nothing'}?"
+def exercise_3(chances: Any) -> None:
+    """Predict how often a score that knows nothing chooses a completion that passes."""
+    expected = {
+        "n = 1": (5 / 8, "With n = 1 nothing is chosen: one of the eight is drawn."),
+        "n = 8, a number per text": (1 / 3, "How many different texts are there, and how many of them pass?"),
+        "n = 8, a number per sample": (5 / 8, "Each of the eight completions is as likely as the others to win."),
+    }
+    assert isinstance(chances, dict), "Keep the dictionary with its three lines."
+    for name in expected:
+        assert name in chances, f"The line `{name}` is missing."
+        assert is_number(chances[name]), f"`{name}` needs a number, and {shown(chances[name])} is not one."
+        in_percent = f"`{name}`: a probability lies between 0 and 1, and {shown(chances[name])} does not."
+        assert 0 <= chances[name] <= 1, in_percent
+    for name, (right, why) in expected.items():
+        assert same(chances[name], right, 0.006), f"`{name}`: not {shown(chances[name])}. {why}"
 
 
-def _inputs_of(signature: str, task: str) -> set[str]:
-    """Return the names of a signature's parameters, with or without type hints."""
-    try:
-        [function] = ast.parse(f"def {signature.strip().removeprefix('def ').rstrip(':')}: ...").body
-        return {parameter.arg for parameter in function.args.args}  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError, AttributeError):
-        raise AssertionError(f"`{task}`: write it as `verify(...)`, with names between the brackets.") from None
+@hints(
+    "Ask first what a program could compare: a number, a value, a form. What it cannot compare needs a reader.",
+    "A rubric is a list of points that a reader with knowledge wrote. It decides if the points can be listed.",
+    "For the cheat, ask what the judge does not look at.",
+)
+def exercise_4(rewards: Any) -> None:
+    """Say for each task who decides, and how that reward would be cheated."""
+    assert isinstance(rewards, dict), "Keep the dictionary with its six tasks."
+    for task in TASKS:
+        pair = rewards.get(task)
+        assert isinstance(pair, list | tuple) and len(pair) == 2, f"`{task}` needs a pair: who decides, and a letter."
+        who, letter = pair
+        assert who in ("program", "rubric", "person"), f"`{task}`: who decides? Not {shown(who)}."
+        assert letter in CHEATS, f"`{task}`: the cheats have the letters A to F, and {shown(letter)} is not one."
+    for task, (who, _) in TASKS.items():
+        question = {
+            "program": "could a program compare something here?",
+            "rubric": "can the points of a good answer be listed, and can a program tell whether a text makes them?",
+            "person": "is there a list of points that makes such a text good?",
+        }[who]
+        assert rewards[task][0] == who, f"`{task}`: {question}"
+    for task, (_, letter) in TASKS.items():
+        assert rewards[task][1] == letter, f"`{task}`: another cheat fits better. {CHEATS[letter]}"

@@ -33,9 +33,11 @@ SHARES = pd.DataFrame(
 GIGABYTES = pd.DataFrame(
     {"policy": [8.0, 8.0], "critic": [8.0, 0.0], "reference": [1.0, 0.5]}, index=["PPO-RLHF", "GRPO, verifier, KL"]
 )
-LABEL_CURVE = pd.DataFrame({"labels": [30, 1000], "accuracy": [0.55, 0.75], "low": [0.5, 0.7], "high": [0.6, 0.8]})
-BEST_OF_N = pd.DataFrame({"n": [1, 4, 64], "truth": [0.42, 0.58, 0.31], "verifier": [0.42, 0.82, 1.0]}).assign(
-    low=[0.36, 0.5, 0.25], high=[0.48, 0.64, 0.37], score=[-0.1, 0.5, 1.25]
+CHOICES = pd.DataFrame(
+    {"n": [1, 4, 64], "truth": [0.42, 0.58, 0.31], "low": [0.36, 0.5, 0.25], "high": [0.5, 0.6, 0.4]}
+)
+TRAINED = pd.DataFrame(  # two seeds
+    {"seed": [0, 1, 0, 1], "step": [0, 0, 60, 60], "truth": [0.4, 0.5, 0.1, 0.3], "score": [-1.0, -1.2, 0.5, 0.9]}
 )
 ARCHES = pd.DataFrame({"two": [0.0, 0.5, 0.0], "four": [0.1, 0.875, 0.2]}, index=pd.Index([0.0, 0.5, 1.0], name="rate"))
 WEIGHTS = pd.DataFrame({"short": [0.125, 0.0625], "long": [0.042, np.nan]}, index=["grpo", "dapo"])
@@ -79,7 +81,7 @@ DRAWN = {
     "before_after": lambda: figures.before_after(BEFORE, AFTER),
     "pass_at_k": lambda: drawings.pass_at_k_curves(both("k", "pass@k")),
     "temperature": lambda: drawings.temperature_curves(both("temperature", "pass@1")),
-    "accuracy": lambda: drawings.accuracy_curves({"a": LABEL_CURVE, "b": LABEL_CURVE}),
+    "choices": lambda: drawings.choice_curves({name: CHOICES for name in "abcde"}),
     "rewards": lambda: drawings.reward_curves({name: REWARDS for name in ("by hand", "library")}),
     "verifier_errors": lambda: drawings.verifier_errors(SHARES),
     "verifier_ladder": lambda: drawings.verifier_ladder({"v0": "refuses all", "v3": "holds"}),
@@ -89,7 +91,7 @@ DRAWN = {
     "rlhf": lambda: drawings.loop("rlhf"),
     "rlvr": lambda: drawings.loop("rlvr"),
     "memory": lambda: drawings.memory_bars(GIGABYTES, "Memory"),
-    "best_of_n": lambda: drawings.best_of_n_curves(BEST_OF_N),
+    "score_and_truth": lambda: drawings.score_and_truth({"learned": TRAINED, "verifier": TRAINED}),
     "panels": lambda: figures.line_panels({"Signal": ARCHES, "Again": ARCHES}, "fraction of the groups"),
     "bars": lambda: figures.grouped_bars(WEIGHTS, "weight", "Weights"),
     "dots": lambda: figures.grouped_bars(WEIGHTS, "weight", "Weights", log=True),
@@ -525,14 +527,17 @@ def test_memory_bars_are_stacked_to_the_totals():
 
 
 def test_learned_reward_figures_show_the_numbers_given():
-    fig = DRAWN["best_of_n"]()
+    [choices] = DRAWN["choices"]().axes
+    assert [list(line.get_ydata()) for line in choices.lines] == [list(CHOICES["truth"])] * 5
+    looks = {(line.get_color(), line.get_marker(), str(line.get_linestyle())) for line in choices.lines}
+    assert len(looks) == 5
+    fig = DRAWN["score_and_truth"]()
     truth, score = fig.axes
-    assert [list(line.get_ydata()) for line in truth.lines] == [list(BEST_OF_N["truth"]), list(BEST_OF_N["verifier"])]
-    band = truth.collections[0].get_paths()[0].vertices
-    assert (band[:, 1].min(), band[:, 1].max()) == (0.25, 0.64)
-    assert list(score.lines[0].get_ydata()) == list(BEST_OF_N["score"])
-    assert "42% pass at n = 1, 58% at n = 4 and 31% at n = 64" in fig.caption
-    assert list(DRAWN["accuracy"]().axes[0].lines[0].get_ydata()) == [0.55, 0.75]
+    for axis, means, ends in ((truth, [0.45, 0.2], [0.1, 0.5]), (score, [-1.1, 0.7], [-1.2, 0.9])):
+        assert [list(line.get_ydata()) for line in axis.lines] == [pytest.approx(means)] * 2
+        band = axis.collections[0].get_paths()[0].vertices[:, 1]
+        assert [band.min(), band.max()] == ends
+    assert "verifier: from 45% to 20% that pass, and from -1.10 to +0.70 in score" in fig.caption
 
 
 def test_clipping_is_marked_where_the_loss_is_flat():

@@ -14,10 +14,12 @@ EXPERIMENTS = {
     "clinic": "notebook 06: trainers with one planted fault each (32 minutes)",
     "what-matters": "notebook 06: group size, learning rate, temperature, difficulty, other problems (35 minutes)",
     "pass-at-k": "notebook 06: pass@k for k up to 64, before and after training (10 minutes)",
+    "learned-reward": "notebook 01's training on a learned reward and on the verifier, by GRPO and by PPO",
     "qwen": "notebook 04's real model on a CPU, one run a command (two hours; it has options of its own: qwen --help)",
     "hacking": "notebook 02's run that learns to cheat v1, and the same run with the real verifier",
     "partial-reward": "notebook 02's comparison of binary and partial credit",
     "cheats": "notebook 02's table: every verifier, every kind of answer, all of HumanEval (seed 0 is enough)",
     "weak-tests": "notebook 02: wrong programs that pass HumanEval's tests (needs HUMANEVAL_PLUS_PATH)",
-    "reward-model": "notebook 01's reward models against the verifier",
+    "reward-model": "notebook 01's choices by a reward model, and by scores that know nothing",
+    "two-by-two": "notebook 01: memory and seconds of a step, by GRPO and by PPO, on two rewards",
 }
