@@ -45,7 +45,7 @@ def first_mutant(problem: Problem) -> str | None:
 def every_mutant(problem: Problem) -> list[str]:
     """Return a completion like that of `first_mutant` for every operator that can be changed, and every change.
 
-    >>> len(every_mutant(Problem("demo/0", "def f(x):\n", "    return x + 1\n", "", "f")))
+    >>> len(every_mutant(Problem("demo/0", "def f(x):\\n", "    return x + 1\\n", "", "f")))
     6
     """
     return list(_each_mutant(problem))

@@ -132,7 +132,8 @@ def test_the_same_cells_run_with_an_adapter_and_group_sampling(tmp_path, monkeyp
     course = tmp_path / "course"
     shutil.copytree(ROOT / "helpers", course / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
     (course / "data").mkdir()
-    (course / "data" / "tiny_coder").symlink_to(ROOT / "data" / "tiny_coder")
+    for name in ("tiny_coder", "measurements"):
+        (course / "data" / name).symlink_to(ROOT / "data" / name)
     train, sets = load_sets("tiny")
     write_problems(train[:48] + sets["tiny"][:6], course / "data" / "tiny_problems.jsonl")
     copy = course / "notebooks" / PATH.name
