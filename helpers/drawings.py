@@ -280,6 +280,7 @@ def cheat_shares(frames: Mapping[str, Sequence[float]]) -> Picture:
     [axis] = fig.axes
     axis.set(yscale="log", ylim=(5e-4, 1.5))
     axis.set_yticks([0.001, 0.01, 0.1, 1], ["0.1%", "1%", "10%", "100%"])
+    _legend_at_the_right(axis)
     ends = (f"{name} from {100 * shares[0]:.3g}% to {100 * shares[-1]:.3g}%" for name, shares in frames.items())
     return fig.describe("Line chart of the fraction of cheats over steps.", f"Cheats: {'; '.join(ends)}.")
 
