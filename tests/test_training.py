@@ -473,6 +473,14 @@ def test_a_notebook_gets_one_picture_that_the_clock_redraws_in_place(train, monk
     assert capsys.readouterr().out == ""
 
 
+def test_a_run_of_no_steps_says_so(folder, tmp_path, capsys):
+    trainer = build_trainer(SMALL, *load_policy(folder), PROBLEMS, vowels, tmp_path / "run")
+    trainer.train_dataset = trainer.train_dataset.select(range(SMALL.prompts_per_step - 1))
+    trainer.train()
+    assert trainer.state.global_step == 0 and history_frame(trainer).empty
+    assert capsys.readouterr().out.startswith("No step was taken: one step needs more prompts")
+
+
 def test_a_column_that_the_history_lacks_is_named(train):
     with pytest.raises(SettingsError, match="The history has no column truth; it has: step, reward,"):
         train(progress=Progress(extra=["truth"]))
