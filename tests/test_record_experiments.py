@@ -198,7 +198,7 @@ def fake_trainer(start):
 
 @pytest.mark.parametrize(
     ("only_wrong_ends", "expected"),
-    [(False, [[0.5, 0.5, 0], [-0.5, 0, 0], [0, 0, 0]]), (True, [[0, 0, 0], [0, -0.5, 0], [0, 0, 0]])],
+    [(False, [[0.5, 0.5, 0], [-0.5, 0, 0], [0, 0, 0]]), (True, [[0, 0, 0], [0, -0.5, -0.5], [0, 0, 0]])],
 )
 def test_the_planted_masks(only_wrong_ends, expected):
     end = 3
