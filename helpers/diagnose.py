@@ -79,11 +79,10 @@ def _constant(history: "pd.DataFrame") -> str | None:
     return f"reward {reward.iloc[0]:g} in all {len(reward)} steps" if flat else None
 
 
-def _not_a_number(history: "pd.DataFrame") -> str | None:
-    broken = history[~history["grad_norm"].abs().lt(float("inf"))]
-    return (
-        None if broken.empty else f"no finite gradient in {len(broken)} steps, first in step {broken['step'].iloc[0]}"
-    )
+def _broken_weights(history: "pd.DataFrame") -> str | None:
+    dead = (history["entropy"] == 0) & (history["grad_norm"] == 0)
+    broken = history[dead | ~history["grad_norm"].abs().lt(float("inf"))]
+    return None if broken.empty else f"in {len(broken)} steps, first in step {broken['step'].iloc[0]:.0f}"
 
 
 def _cut_off(history: "pd.DataFrame") -> str | None:
@@ -96,17 +95,24 @@ def _runs_on(history: "pd.DataFrame") -> str | None:
     return f"cut off: {_from_to(history['clipped_ratio'])}" if last > first + 0.1 else None
 
 
-def _flat(history: "pd.DataFrame") -> bool:
+def _can_rise(history: "pd.DataFrame") -> bool:
     return len(history) >= ENOUGH and not _constant(history) and history["reward"].mean() < 0.9
 
 
 def _does_not_rise(history: "pd.DataFrame") -> str | None:
-    return f"reward {_from_to(history['reward'])}" if _flat(history) and trend(history["reward"]) < 1 else None
+    level = -2 <= trend(history["reward"]) < 1
+    return f"reward {_from_to(history['reward'])}" if _can_rise(history) and level else None
+
+
+def _falls(history: "pd.DataFrame") -> str | None:
+    first, last = ends(history["reward"])
+    falls = last < first - 0.1 and trend(history["reward"]) < -2
+    return f"reward {_from_to(history['reward'])}" if falls else None
 
 
 def _small_rate(history: "pd.DataFrame") -> str | None:
     rate = history["learning_rate"].max()
-    if rate > 1e-5 or not _flat(history) or trend(history["reward"]) >= 2:
+    if rate > 1e-5 or not _can_rise(history) or trend(history["reward"]) >= 2:
         return None
     return f"learning rate at most {rate:g}, and reward {_from_to(history['reward'])}"
 
@@ -160,10 +166,10 @@ RULES = (
         "03.2",
     ),
     Rule(
-        "gradients are not numbers",
-        ("grad_norm",),
-        _not_a_number,
-        "weights or gradients overflowed, mostly in fp16; the weights are lost, and the loss in the log hides it",
+        "weights or gradients are not numbers",
+        ("grad_norm", "entropy"),
+        _broken_weights,
+        "an overflow, mostly of weights in fp16; they are lost, although TRL then logs a loss and a gradient of 0",
         "keep the weights in float32 (`dtype`), with `bf16=True`, or `fp16=True` on a GPU without bf16",
         "03.8",
     ),
@@ -190,6 +196,14 @@ RULES = (
         "the steps are too small or too few, the reward has nothing to do with the answer, or the loss is wrong",
         "measure pass@1 and pass@8 before training, train ten times longer on few problems, then raise the rate",
         "04.4",
+    ),
+    Rule(
+        "the reward falls",
+        ("reward",),
+        _falls,
+        "the steps are so large that they spoil what the model could do, or the loss has the wrong sign",
+        "try a tenth of the learning rate; if the reward still falls, compare one loss with the formula by hand",
+        "04.7",
     ),
     Rule(
         "the learning rate is small",
@@ -242,9 +256,9 @@ RULES = (
 )
 # Faults that leave no trace in the log, and what shows them instead.
 NEEDS_MORE = {
-    "groups of two prompts": "the prompts of a group must be equal (log_completions=True prints them)",
-    "an end token that is left out of the loss": "the mask of one completion",
-    "an adapter that was not merged": "the held-out score of the saved model",
+    "a group of two prompts": "print completions with their prompts (`log_completions=True`); a group has one prompt",
+    "an end token left out of the loss": "print ids and mask of one completion; the mask of the end token is 1",
+    "a reward that pays for the wrong thing": "read the completions that earn it, and evaluate held-out problems",
 }
 
 
@@ -314,7 +328,7 @@ def report(history: "pd.DataFrame") -> str:
     for rule in RULES:
         if absent := [log_key(name) for name in rule.needs if name not in history]:
             lines.append(f'Not logged: {", ".join(absent)}. So "{rule.name}" is not judged.')
-    lines += ["The log cannot show:", *(f"- {fault}; look at {what}" for fault, what in NEEDS_MORE.items())]
+    lines += ["The log cannot show:", *(f"- {fault}: {what}" for fault, what in NEEDS_MORE.items())]
     return "\n".join(lines)
 
 

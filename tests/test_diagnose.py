@@ -1,0 +1,270 @@
+"""`python -m helpers.diagnose`: what it reads, each rule on a small history, and the rules on the recorded clinic."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import diagnose
+from helpers.diagnose import AFTER, BEFORE, NEEDS_MORE, RULES
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = ROOT / "data/measurements/clinic_curves.csv"
+PAGE = ROOT / "docs/when_it_does_not_learn.md"
+STEPS = 30
+
+
+def healthy(**changes) -> pd.DataFrame:
+    """Return a history in which nothing is wrong, except for the columns in `changes`."""
+    noise = np.random.default_rng(0).normal(0, 0.03, STEPS)
+    columns = {
+        "step": np.arange(1, STEPS + 1),
+        "reward": np.linspace(0.45, 0.75, STEPS) + noise,
+        "frac_reward_zero_std": np.linspace(0.1, 0.3, STEPS),
+        "entropy": np.linspace(0.05, 0.03, STEPS),
+        "completion_length": 24 + 50 * noise,
+        "clipped_ratio": np.zeros(STEPS),
+        "grad_norm": np.full(STEPS, 0.03),
+        "loss": noise / 10,
+        "kl": np.linspace(0, 0.2, STEPS),
+        "learning_rate": np.full(STEPS, 3.5e-4),
+        BEFORE: np.full(STEPS, 0.44),
+        AFTER: np.full(STEPS, 0.71),
+    }
+    return pd.DataFrame(columns | changes)
+
+
+LEVEL = 0.5 + np.random.default_rng(1).normal(0, 0.05, STEPS)
+HALF_SILENT = {"reward": LEVEL - 0.15, "frac_reward_zero_std": np.full(STEPS, 0.5)}
+FIRES = [
+    ("nothing is graded", {"reward": np.where(np.arange(STEPS) % 4 == 0, np.nan, LEVEL)}),
+    ("the reward never changes", {"reward": np.zeros(STEPS)}),
+    ("the reward never changes", {"reward": np.ones(STEPS)}),
+    ("weights or gradients are not numbers", {"grad_norm": np.where(np.arange(STEPS) > 20, np.nan, 0.03)}),
+    ("weights or gradients are not numbers", {"grad_norm": np.where(np.arange(STEPS) > 20, np.inf, 0.03)}),
+    (
+        "weights or gradients are not numbers",
+        {name: np.where(np.arange(STEPS) > 20, 0, 0.03) for name in ("grad_norm", "entropy")},
+    ),
+    ("completions are cut off", {"clipped_ratio": np.full(STEPS, 0.8)}),
+    ("completions no longer end", {"clipped_ratio": np.linspace(0, 0.4, STEPS)}),
+    ("the reward does not rise", {"reward": LEVEL}),
+    ("the reward falls", {"reward": LEVEL - np.linspace(0, 0.4, STEPS)}),
+    ("the learning rate is small", {"reward": LEVEL, "learning_rate": np.full(STEPS, 1e-6)}),
+    ("some groups never earn", HALF_SILENT),
+    ("the problems are solved", {"reward": np.full(STEPS, 0.97) + LEVEL / 100, "frac_reward_zero_std": np.ones(STEPS)}),
+    ("answers get shorter as the reward rises", {"completion_length": np.linspace(24, 16, STEPS) + LEVEL}),
+    ("the policy runs away from the reference", {"kl": np.linspace(0, 5, STEPS)}),
+    ("the score is the same as before", {AFTER: np.full(STEPS, 0.44)}),
+]
+QUIET = [
+    ("nothing is graded", {"reward": np.where(np.arange(STEPS) == 4, np.nan, LEVEL)}),
+    ("the reward never changes", {"reward": LEVEL / 1000}),
+    ("weights or gradients are not numbers", {"grad_norm": np.zeros(STEPS)}),  # silent groups, but a living model
+    ("completions are cut off", {"clipped_ratio": np.full(STEPS, 0.2)}),
+    ("completions no longer end", {"clipped_ratio": np.linspace(0.2, 0, STEPS)}),
+    ("the reward does not rise", {"reward": np.full(STEPS, 0.95) + LEVEL / 100}),
+    ("the reward falls", {"reward": LEVEL}),
+    ("the learning rate is small", {"learning_rate": np.full(STEPS, 1e-6)}),  # a large model learns at this rate
+    ("some groups never earn", {"frac_reward_zero_std": np.full(STEPS, 0.5)}),  # silent, because they are solved
+    ("some groups never earn", HALF_SILENT | {"reward": LEVEL - 2}),  # not between 0 and 1, so nothing can be said
+    ("the problems are solved", {"reward": np.full(STEPS, 0.97), "frac_reward_zero_std": np.full(STEPS, 0.5)}),
+    ("answers get shorter as the reward rises", {"completion_length": np.linspace(24, 23, STEPS)}),
+    ("answers get shorter as the reward rises", {"completion_length": np.linspace(24, 16, STEPS), "reward": LEVEL}),
+]
+
+
+def fired(history: pd.DataFrame) -> set[str]:
+    return {rule.name for rule, _ in diagnose.findings(history)}
+
+
+@pytest.mark.parametrize(("name", "changes"), FIRES)
+def test_a_rule_fires_and_says_what_it_saw(name, changes):
+    seen = {rule.name: seen for rule, seen in diagnose.findings(healthy(**changes))}
+    assert re.search(r"\d", seen[name])
+
+
+@pytest.mark.parametrize(("name", "changes"), QUIET)
+def test_a_rule_stays_quiet(name, changes):
+    assert name not in fired(healthy(**changes))
+
+
+def test_every_rule_is_tried_and_none_fires_on_a_healthy_history():
+    assert {name for name, _ in FIRES} == {rule.name for rule in RULES}
+    assert fired(healthy()) == set()
+    assert fired(healthy().head(3)) == set()
+
+
+def test_with_few_steps_no_trend_is_judged():
+    short = healthy(reward=LEVEL, learning_rate=np.full(STEPS, 1e-6)).head(diagnose.ENOUGH - 1)
+    assert fired(short) == set()
+    assert "whether the reward rises is not judged" in diagnose.report(short)
+
+
+def test_rules_point_to_sections_that_exist():
+    for rule in RULES:
+        [notebook] = ROOT.glob(f"notebooks/{rule.shown[:2]}_*.ipynb")
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        assert re.search(rf"^## {rule.shown[3:]} ", text, re.MULTILINE), rule.name
+
+
+# --- folders ---
+
+TRL_KEYS = {name: key for key, name in diagnose.COLUMNS.items()}
+
+
+def logged(history: pd.DataFrame) -> list[dict]:
+    """Return the history as TRL logs it, with the summary at its end."""
+    rows = history.rename(columns=TRL_KEYS).to_dict("records")
+    rows = [{key: None if math.isnan(value) else value for key, value in row.items()} for row in rows]
+    return [*rows, {"train_runtime": 1.0, "step": STEPS}]
+
+
+def write(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def diagnosed(folder: Path, capsys) -> tuple[int, str, str]:
+    status = diagnose.main([str(folder)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def result(history: pd.DataFrame) -> dict:
+    scores = {"before": {"pass@1": history[BEFORE].iloc[0]}, "after": {"pass@1": history[AFTER].iloc[0]}}
+    return {"history": history.drop(columns=[BEFORE, AFTER]).to_dict("records"), "held_out": {"tiny": scores}}
+
+
+def test_a_healthy_run(tmp_path, capsys):
+    write(tmp_path / "result.json", result(healthy()))
+    status, out, _ = diagnosed(tmp_path, capsys)
+    assert status == 0 and "Nothing suspicious." in out and "Not logged" not in out
+    assert all(fault in out for fault in NEEDS_MORE)
+
+
+def test_a_finding_is_printed_in_full(tmp_path, capsys):
+    write(tmp_path / "result.json", result(healthy(clipped_ratio=np.ones(STEPS))))
+    status, out, _ = diagnosed(tmp_path, capsys)
+    [rule] = [rule for rule in RULES if rule.name == "completions are cut off"]
+    assert status == 0 and "1. completions are cut off (completions/clipped_ratio)" in out
+    assert "100% of all completions" in out and rule.means in out and rule.remedy in out
+    assert f"notebook {rule.shown[:2]}, section {rule.shown[3:]}" in out and "Nothing suspicious" not in out
+
+
+def test_the_newest_checkpoint_of_plain_trl(tmp_path, capsys):
+    plain = healthy().drop(columns=[BEFORE, AFTER, "kl"])
+    write(tmp_path / "checkpoint-9/trainer_state.json", {"log_history": logged(plain)})
+    write(tmp_path / "checkpoint-30/trainer_state.json", {"log_history": logged(plain.assign(clipped_ratio=1.0))})
+    (tmp_path / "checkpoint-40").mkdir()  # cut short
+    status, out, _ = diagnosed(tmp_path, capsys)
+    assert status == 0 and "checkpoint-30" in out and f"{STEPS} logged steps" in out and "cut off" in out
+    assert 'Not logged: kl. So "the policy runs away from the reference" is not judged.' in out
+    assert "Not logged: pass@1 before, pass@1 after" in out
+
+
+def test_metrics_that_are_not_logged_are_named(tmp_path, capsys):
+    write(tmp_path / "trainer_state.json", {"log_history": logged(healthy()[["step", "loss", "reward"]])})
+    status, out, _ = diagnosed(tmp_path, capsys)
+    assert status == 0 and "Nothing suspicious." in out
+    for key in ("completions/clipped_ratio", "frac_reward_zero_std", "grad_norm, entropy", "learning_rate", "kl"):
+        assert f"Not logged: {key}." in out
+
+
+def test_an_own_run_that_is_broken(tmp_path, capsys):
+    """In result.json, what is not a number is null."""
+    rows = result(healthy()) | {"history": [{"step": i, "reward": 0.1 * i, "grad_norm": None} for i in range(9)]}
+    write(tmp_path / "result.json", rows)
+    status, out, _ = diagnosed(tmp_path, capsys)
+    assert status == 0 and "Not logged: entropy" in out
+
+
+DAMAGED = "{'log_history': [", "[]", '{"log_history": 3}', '{"log_history": [3]}', '{"log_history": [{"loss": "x"}]}'
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({}, "has no result.json and no checkpoint with a trainer_state.json"),
+        ({"notes.txt": "nothing"}, "has no result.json"),
+        ({"checkpoint-3/model.safetensors": ""}, "has no result.json"),
+        (
+            {"result.json": {"history": [], "held_out": {"tiny": result(healthy())["held_out"]["tiny"]}}},
+            "no training step",
+        ),
+        ({"trainer_state.json": {"log_history": [{"train_runtime": 0.04, "step": 0}]}}, "no training step"),
+        ({"trainer_state.json": {"log_history": [{"loss": 1.0, "step": 1}]}}, "logs no reward"),
+        ({"result.json": {"pass@1": 0.4}}, "is damaged, or is not the record of a run"),
+        *(({"trainer_state.json": text}, "is damaged") for text in DAMAGED),
+        # A damaged result is never passed over for an older checkpoint.
+        ({"result.json": "{", "checkpoint-3/trainer_state.json": {"log_history": logged(healthy())}}, "is damaged"),
+    ],
+)
+def test_a_folder_without_a_run_gets_one_sentence(tmp_path, capsys, files, sentence):
+    for name, content in files.items():
+        write(tmp_path / name, content)
+    status, out, error = diagnosed(tmp_path, capsys)
+    assert status == 2 and out == ""
+    assert error.startswith(f"helpers.diagnose: {tmp_path}") and sentence in error and error.count("\n") == 1
+
+
+def test_a_folder_that_does_not_exist(tmp_path, capsys):
+    status, _, error = diagnosed(tmp_path / "absent", capsys)
+    assert status == 2 and "is not a folder" in error
+
+
+def test_the_command_answers_without_torch_and_trl(tmp_path):
+    write(tmp_path / "result.json", result(healthy()))
+    code = (
+        "import sys; from helpers import diagnose; diagnose.main(sys.argv[1:]);"
+        "sys.exit(bool({'torch', 'trl', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True).returncode == 0
+
+
+# --- the page ---
+
+
+def link(shown: str) -> str:
+    [notebook] = ROOT.glob(f"notebooks/{shown[:2]}_*.ipynb")
+    return f"[{shown}](../notebooks/{notebook.name})"
+
+
+def row(rule: diagnose.Rule) -> str:
+    metrics = ", ".join(f"`{diagnose.log_key(name)}`" for name in rule.needs)
+    return f"| {rule.name} | {metrics} | {rule.means} | {rule.remedy} | {link(rule.shown)} |"
+
+
+def block(marker: str) -> list[str]:
+    """Return the lines of the page between a comment and the next empty line."""
+    return PAGE.read_text(encoding="utf-8").split(f"<!-- {marker} -->\n")[1].split("\n\n")[0].splitlines()
+
+
+def test_the_page_has_the_rules_and_no_others():
+    assert block("rules")[2:] == [row(rule) for rule in RULES], "\n" + "\n".join(map(row, RULES))
+    assert block("needs more") == [f"- **{fault}**: {what}" for fault, what in NEEDS_MORE.items()]
+
+
+# --- the clinic ---
+
+FAULTS = {
+    "every completion cut off": "completions are cut off",
+    "unlearns to end": "completions no longer end",
+    "unknown chat template": "the reward never changes",
+    "constant reward": "the reward never changes",
+    "None counted as 0": "some groups never earn",
+    "reward by exit code": "answers get shorter as the reward rises",
+    "fp16 weights": "weights or gradients are not numbers",
+    "learning rate 1e-6": "the learning rate is small",
+    "the KL's sign": "the policy runs away from the reference",
+    "adapter not merged": "the score is the same as before",
+}
+INVISIBLE = {"end token masked away", "groups cut in two"}
