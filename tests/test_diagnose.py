@@ -107,14 +107,6 @@ def test_with_few_steps_no_trend_is_judged():
     assert "whether the reward rises is not judged" in diagnose.report(short)
 
 
-def test_rules_point_to_sections_that_exist():
-    for rule in RULES:
-        [notebook] = ROOT.glob(f"notebooks/{rule.shown[:2]}_*.ipynb")
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-        assert re.search(rf"^## {rule.shown[3:]} ", text, re.MULTILINE), rule.name
-
-
 # --- folders ---
 
 TRL_KEYS = {name: key for key, name in diagnose.COLUMNS.items()}
@@ -253,6 +245,16 @@ def test_the_page_has_the_rules_and_no_others():
     assert block("needs more") == [f"- **{fault}**: {what}" for fault, what in NEEDS_MORE.items()]
 
 
+def test_the_sections_that_the_page_names_exist():
+    links = set(re.findall(r"\[(\d\d)\.(\d+)\]\(\.\./notebooks/([\w.]+)\)", PAGE.read_text(encoding="utf-8")))
+    assert {rule.shown for rule in RULES} < {f"{number}.{section}" for number, section, _ in links}
+    for number, section, name in links:
+        assert name.startswith(number)
+        cells = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        assert re.search(rf"^## {section} ", text, re.MULTILINE), f"{name} has no section {section}"
+
+
 # --- the clinic ---
 
 FAULTS = {
@@ -268,3 +270,33 @@ FAULTS = {
     "adapter not merged": "the score is the same as before",
 }
 INVISIBLE = {"end token masked away", "groups cut in two"}
+
+
+def clinic() -> dict[tuple[int, str], pd.DataFrame]:
+    """Return the recorded history of each run, by seed and name, with the scores that its owner would know."""
+    if not RECORD.is_file():
+        pytest.skip("the clinic is not recorded yet: python -m tools.record clinic --output data/measurements")
+    scores = pd.read_csv(RECORD.with_name("clinic_scores.csv")).set_index(["seed", "run"])["pass@1"]
+    histories = {}
+    for (seed, run), rows in pd.read_csv(RECORD).groupby(["seed", "run"]):
+        both = {BEFORE: scores[seed, "before"], AFTER: scores[seed, run]}
+        histories[seed, run] = rows.drop(columns=["seed", "run"]).dropna(axis=1, how="all").assign(**both)
+    return histories
+
+
+@pytest.mark.parametrize(("fault", "name"), FAULTS.items())
+def test_each_fault_is_found_in_every_seed(fault, name):
+    found = {seed: fired(history) for (seed, run), history in clinic().items() if run == fault}
+    assert len(found) >= 3
+    assert all(name in names for names in found.values()), found
+
+
+def test_no_rule_fires_in_a_healthy_run():
+    found = {at: fired(history) for at, history in clinic().items() if at[1].startswith("healthy")}
+    assert len(found) >= 6 and not any(found.values()), found
+
+
+def test_what_the_log_does_not_show_is_listed():
+    """No patient is forgotten, and no rule finds what the page says that none can find."""
+    runs = {run for _, run in clinic()}
+    assert runs == {run for run in runs if run.startswith("healthy")} | set(FAULTS) | INVISIBLE | {"random reward"}
