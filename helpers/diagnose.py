@@ -138,8 +138,10 @@ def _shorter(history: "pd.DataFrame") -> str | None:
     return f"length {_from_to(length)}, while reward {_from_to(history['reward'])}" if falls else None
 
 
-def _kl_runs_away(history: "pd.DataFrame") -> str | None:
-    return f"kl {_from_to(history['kl'])}" if ends(history["kl"])[1] > 1 else None
+def _kl_is_paid(history: "pd.DataFrame") -> str | None:
+    # A penalty adds beta times kl to the loss. The rest of the loss is near 0, whatever the model learns.
+    together = history["kl"].corr(history["loss"]) if len(history) >= ENOUGH else 0
+    return f"kl {_from_to(history['kl'])}; its correlation with the loss is {together:.2f}" if together < -0.8 else None
 
 
 def _same_score(history: "pd.DataFrame") -> str | None:
@@ -238,11 +240,11 @@ RULES = (
         "02.8",
     ),
     Rule(
-        "the policy runs away from the reference",
-        ("kl",),
-        _kl_runs_away,
-        "the penalty is too weak for this learning rate, or has the wrong sign",
-        "check the sign and `beta`, then lower the learning rate",
+        "the loss falls as kl grows",
+        ("kl", "loss"),
+        _kl_is_paid,
+        "the KL term has the wrong sign, so the distance from the reference is rewarded",
+        "check the sign: the loss contains plus `beta` times kl",
         "03.5",
     ),
     Rule(

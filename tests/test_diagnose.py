@@ -60,7 +60,10 @@ FIRES = [
     ("some groups never earn", HALF_SILENT),
     ("the problems are solved", {"reward": np.full(STEPS, 0.97) + LEVEL / 100, "frac_reward_zero_std": np.ones(STEPS)}),
     ("answers get shorter as the reward rises", {"completion_length": np.linspace(24, 16, STEPS) + LEVEL}),
-    ("the policy runs away from the reference", {"kl": np.linspace(0, 5, STEPS)}),
+    (
+        "the loss falls as kl grows",
+        {"kl": np.linspace(0, 0.5, STEPS), "loss": -0.4 * np.linspace(0, 0.5, STEPS) + LEVEL / 100},
+    ),
     ("the score is the same as before", {AFTER: np.full(STEPS, 0.44)}),
 ]
 QUIET = [
@@ -75,6 +78,8 @@ QUIET = [
     ("some groups never earn", {"frac_reward_zero_std": np.full(STEPS, 0.5)}),  # silent, because they are solved
     ("some groups never earn", HALF_SILENT | {"reward": LEVEL - 2}),  # not between 0 and 1, so nothing can be said
     ("the problems are solved", {"reward": np.full(STEPS, 0.97), "frac_reward_zero_std": np.full(STEPS, 0.5)}),
+    ("the loss falls as kl grows", {"kl": np.linspace(0, 0.5, STEPS), "loss": np.linspace(0, 0.5, STEPS)}),
+    ("the loss falls as kl grows", {"kl": np.zeros(STEPS)}),
     ("answers get shorter as the reward rises", {"completion_length": np.linspace(24, 23, STEPS)}),
     ("answers get shorter as the reward rises", {"completion_length": np.linspace(24, 16, STEPS), "reward": LEVEL}),
 ]
@@ -159,7 +164,7 @@ def test_the_newest_checkpoint_of_plain_trl(tmp_path, capsys):
     (tmp_path / "checkpoint-40").mkdir()  # cut short
     status, out, _ = diagnosed(tmp_path, capsys)
     assert status == 0 and "checkpoint-30" in out and f"{STEPS} logged steps" in out and "cut off" in out
-    assert 'Not logged: kl. So "the policy runs away from the reference" is not judged.' in out
+    assert 'Not logged: kl. So "the loss falls as kl grows" is not judged.' in out
     assert "Not logged: pass@1 before, pass@1 after" in out
 
 
@@ -266,7 +271,7 @@ FAULTS = {
     "reward by exit code": "answers get shorter as the reward rises",
     "fp16 weights": "weights or gradients are not numbers",
     "learning rate 1e-6": "the learning rate is small",
-    "the KL's sign": "the policy runs away from the reference",
+    "the KL's sign": "the loss falls as kl grows",
     "adapter not merged": "the score is the same as before",
 }
 INVISIBLE = {"end token masked away", "groups cut in two"}
