@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from small_run import small_settings, small_trainer, vowels
 
-from helpers import diagnose
+from helpers import diagnose, profiles, rewards, train
 from helpers.diagnose import AFTER, BEFORE, NEEDS_MORE, RULES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,6 +183,23 @@ def test_an_own_run_that_is_broken(tmp_path, capsys):
     write(tmp_path / "result.json", rows)
     status, out, _ = diagnosed(tmp_path, capsys)
     assert status == 0 and "Not logged: entropy" in out
+
+
+def test_real_folders(tmp_path, monkeypatch, capsys):
+    """The folder of helpers.train, and the checkpoint of a trainer."""
+    settings = small_settings(tmp_path)
+    monkeypatch.setitem(profiles.PROFILES, "tiny", settings)
+    monkeypatch.setattr(rewards, "vowels", vowels, raising=False)
+    assert train.main(["--profile", "tiny", "--output", str(tmp_path / "run"), "--reward", "vowels"]) == 0
+    small_trainer(settings, tmp_path / "trainer").train()
+    capsys.readouterr()
+    for folder, file in (("run", "result.json"), ("trainer", "checkpoint-4/trainer_state.json")):
+        path, history = diagnose.read_history(tmp_path / folder)
+        assert path == tmp_path / folder / file and history["step"].tolist() == [1, 2, 3, 4]
+        needed = {name for rule in RULES for name in rule.needs}
+        assert needed - set(history) == {"kl"} | ({BEFORE, AFTER} if folder == "trainer" else set())
+        status, out, _ = diagnosed(tmp_path / folder, capsys)
+        assert status == 0 and "4 logged steps" in out and "is not judged" in out
 
 
 DAMAGED = "{'log_history': [", "[]", '{"log_history": 3}', '{"log_history": [3]}', '{"log_history": [{"loss": "x"}]}'
