@@ -31,6 +31,7 @@ class Rule(NamedTuple):
     means: str
     remedy: str
     shown: str  # notebook and section
+    steps: int = 1  # so many must be logged
 
 
 # --- what the rules look for ---
@@ -80,9 +81,15 @@ def _constant(history: "pd.DataFrame") -> str | None:
 
 
 def _broken_weights(history: "pd.DataFrame") -> str | None:
-    dead = (history["entropy"] == 0) & (history["grad_norm"] == 0)
-    broken = history[dead | ~history["grad_norm"].abs().lt(float("inf"))]
-    return None if broken.empty else f"in {len(broken)} steps, first in step {broken['step'].iloc[0]:.0f}"
+    # Before they are NaN, ruined weights write one token again and again: no entropy, reward or gradient is left.
+    entropy, gradient = history["entropy"], history["grad_norm"]
+    dead = (entropy < entropy.iloc[0] / 100) & (gradient == 0) & (history["reward"] == 0)
+    broken = history[dead | entropy.isna() | ~gradient.abs().lt(float("inf"))]
+    return (
+        None
+        if broken.empty
+        else f"in {len(broken)} of {len(history)} steps, first in step {broken['step'].iloc[0]:.0f}"
+    )
 
 
 def _cut_off(history: "pd.DataFrame") -> str | None:
@@ -96,7 +103,7 @@ def _runs_on(history: "pd.DataFrame") -> str | None:
 
 
 def _can_rise(history: "pd.DataFrame") -> bool:
-    return len(history) >= ENOUGH and not _constant(history) and history["reward"].mean() < 0.9
+    return not _constant(history) and history["reward"].mean() < 0.9
 
 
 def _does_not_rise(history: "pd.DataFrame") -> str | None:
@@ -140,7 +147,7 @@ def _shorter(history: "pd.DataFrame") -> str | None:
 
 def _kl_is_paid(history: "pd.DataFrame") -> str | None:
     # A penalty adds beta times kl to the loss. The rest of the loss is near 0, whatever the model learns.
-    together = history["kl"].corr(history["loss"]) if len(history) >= ENOUGH else 0
+    together = history["kl"].corr(history["loss"])
     return f"kl {_from_to(history['kl'])}; its correlation with the loss is {together:.2f}" if together < -0.8 else None
 
 
@@ -169,7 +176,7 @@ RULES = (
     ),
     Rule(
         "weights or gradients are not numbers",
-        ("grad_norm", "entropy"),
+        ("grad_norm", "entropy", "reward"),
         _broken_weights,
         "an overflow, mostly of weights in fp16; they are lost, although TRL then logs a loss and a gradient of 0",
         "keep the weights in float32 (`dtype`), with `bf16=True`, or `fp16=True` on a GPU without bf16",
@@ -190,6 +197,7 @@ RULES = (
         "the model unlearns its end token: unfinished answers are paid, or end tokens are punished",
         "give an unfinished answer 0, and look whether the loss mask keeps the end token",
         "03.3",
+        ENOUGH,
     ),
     Rule(
         "the reward does not rise",
@@ -198,6 +206,7 @@ RULES = (
         "the steps are too small or too few, the reward has nothing to do with the answer, or the loss is wrong",
         "measure pass@1 and pass@8 before training, train ten times longer on few problems, then raise the rate",
         "04.4",
+        ENOUGH,
     ),
     Rule(
         "the reward falls",
@@ -206,6 +215,7 @@ RULES = (
         "the steps are so large that they spoil what the model could do, or the loss has the wrong sign",
         "try a tenth of the learning rate; if the reward still falls, compare one loss with the formula by hand",
         "04.7",
+        ENOUGH,
     ),
     Rule(
         "the learning rate is small",
@@ -214,6 +224,7 @@ RULES = (
         "the weights hardly move; 1e-6 suits all weights of a large model, and neither a small one nor an adapter",
         "raise `learning_rate` tenfold until the reward moves; adapters usually need 1e-5 to 1e-4 or more",
         "04.7",
+        ENOUGH,
     ),
     Rule(
         "some groups never earn",
@@ -222,6 +233,7 @@ RULES = (
         "some problems are too hard, or cannot be graded and count as 0",
         "return None for what cannot be graded, and count per problem how often it is solved",
         "03.2",
+        ENOUGH,
     ),
     Rule(
         "the problems are solved",
@@ -230,6 +242,7 @@ RULES = (
         "hardly a group has signal left, because nearly all completions earn everything",
         "stop, or take harder problems; compare with the held-out score, because a cheat looks the same",
         "03.2",
+        ENOUGH,
     ),
     Rule(
         "answers get shorter as the reward rises",
@@ -238,6 +251,7 @@ RULES = (
         "possibly a short answer that the grader accepts, such as an early exit",
         "read what earns the reward, and grade it with tests that the program cannot reach",
         "02.8",
+        ENOUGH,
     ),
     Rule(
         "the loss falls as kl grows",
@@ -246,6 +260,7 @@ RULES = (
         "the KL term has the wrong sign, so the distance from the reference is rewarded",
         "check the sign: the loss contains plus `beta` times kl",
         "03.5",
+        ENOUGH,
     ),
     Rule(
         "the score is the same as before",
@@ -306,8 +321,8 @@ def read_history(folder: Path) -> "tuple[Path, pd.DataFrame]":
 
 
 def findings(history: "pd.DataFrame") -> list[tuple[Rule, str]]:
-    """Return the rules that fire, each with what it saw. A rule whose metrics were not logged does not fire."""
-    able = [rule for rule in RULES if set(rule.needs) <= set(history)]
+    """Return the rules that fire, each with what it saw. A rule needs its metrics and enough logged steps."""
+    able = [rule for rule in RULES if set(rule.needs) <= set(history) and rule.steps <= len(history)]
     return [(rule, seen) for rule in able if (seen := rule.seen(history))]
 
 
@@ -325,11 +340,11 @@ def report(history: "pd.DataFrame") -> str:
         ]
     if not lines:
         lines = ["Nothing suspicious.", ""]
-    if len(history) < ENOUGH:
-        lines.append(f"With fewer than {ENOUGH} logged steps, whether the reward rises is not judged.")
     for rule in RULES:
         if absent := [log_key(name) for name in rule.needs if name not in history]:
             lines.append(f'Not logged: {", ".join(absent)}. So "{rule.name}" is not judged.')
+        elif len(history) < rule.steps:
+            lines.append(f'Fewer than {rule.steps} steps are logged. So "{rule.name}" is not judged.')
     lines += ["The log cannot show:", *(f"- {fault}: {what}" for fault, what in NEEDS_MORE.items())]
     return "\n".join(lines)
 

@@ -42,6 +42,7 @@ def healthy(**changes) -> pd.DataFrame:
 
 
 LEVEL = 0.5 + np.random.default_rng(1).normal(0, 0.05, STEPS)
+DEAD = np.where(np.arange(STEPS) > 20, 0, 0.03)
 HALF_SILENT = {"reward": LEVEL - 0.15, "frac_reward_zero_std": np.full(STEPS, 0.5)}
 FIRES = [
     ("nothing is graded", {"reward": np.where(np.arange(STEPS) % 4 == 0, np.nan, LEVEL)}),
@@ -49,10 +50,8 @@ FIRES = [
     ("the reward never changes", {"reward": np.ones(STEPS)}),
     ("weights or gradients are not numbers", {"grad_norm": np.where(np.arange(STEPS) > 20, np.nan, 0.03)}),
     ("weights or gradients are not numbers", {"grad_norm": np.where(np.arange(STEPS) > 20, np.inf, 0.03)}),
-    (
-        "weights or gradients are not numbers",
-        {name: np.where(np.arange(STEPS) > 20, 0, 0.03) for name in ("grad_norm", "entropy")},
-    ),
+    ("weights or gradients are not numbers", {"entropy": np.where(np.arange(STEPS) > 20, np.nan, 0.03)}),
+    ("weights or gradients are not numbers", {name: DEAD for name in ("grad_norm", "entropy", "reward")}),
     ("completions are cut off", {"clipped_ratio": np.full(STEPS, 0.8)}),
     ("completions no longer end", {"clipped_ratio": np.linspace(0, 0.4, STEPS)}),
     ("the reward does not rise", {"reward": LEVEL}),
@@ -71,6 +70,7 @@ QUIET = [
     ("nothing is graded", {"reward": np.where(np.arange(STEPS) == 4, np.nan, LEVEL)}),
     ("the reward never changes", {"reward": LEVEL / 1000}),
     ("weights or gradients are not numbers", {"grad_norm": np.zeros(STEPS)}),  # silent groups, but a living model
+    ("weights or gradients are not numbers", {"grad_norm": np.zeros(STEPS), "entropy": DEAD}),  # all is solved
     ("completions are cut off", {"clipped_ratio": np.full(STEPS, 0.2)}),
     ("completions no longer end", {"clipped_ratio": np.linspace(0.2, 0, STEPS)}),
     ("the reward does not rise", {"reward": np.full(STEPS, 0.95) + LEVEL / 100}),
@@ -110,7 +110,7 @@ def test_every_rule_is_tried_and_none_fires_on_a_healthy_history():
 def test_with_few_steps_no_trend_is_judged():
     short = healthy(reward=LEVEL, learning_rate=np.full(STEPS, 1e-6)).head(diagnose.ENOUGH - 1)
     assert fired(short) == set()
-    assert "whether the reward rises is not judged" in diagnose.report(short)
+    assert 'Fewer than 20 steps are logged. So "the reward does not rise" is not judged.' in diagnose.report(short)
 
 
 # --- folders ---
