@@ -38,7 +38,7 @@ class Rule(NamedTuple):
 
 
 def trend(values: "pd.Series") -> float:
-    """Return the slope of a straight line through the values, divided by its standard error; NaN if it has none.
+    """Return the slope of a line through the values in standard errors; NaN for fewer than 3 values, or equal ones.
 
     Below 1 in size, the values neither rise nor fall visibly. Two is the usual bound for a trend.
 
@@ -50,12 +50,12 @@ def trend(values: "pd.Series") -> float:
 
     y = values.dropna().to_numpy(float)
     x = np.arange(len(y)) - (len(y) - 1) / 2
-    if len(y) < 3:
+    if len(y) < 3 or y.std() < 1e-9:
         return float("nan")
     slope = (x @ y) / (x @ x)
     rest = y - y.mean() - slope * x
     error = np.sqrt((rest @ rest) / (len(y) - 2) / (x @ x))
-    return float(slope / error) if error > 1e-12 else float("nan")
+    return float(slope / max(error, 1e-12))
 
 
 def ends(values: "pd.Series") -> tuple[float, float]:
@@ -74,10 +74,11 @@ def _ungraded(history: "pd.DataFrame") -> str | None:
     return f"no reward at all in {share:.0%} of the steps" if share > 0.1 else None
 
 
-def _constant(history: "pd.DataFrame") -> str | None:
-    reward = history["reward"].dropna()
-    flat = len(reward) > 1 and reward.max() - reward.min() < 1e-6
-    return f"reward {reward.iloc[0]:g} in all {len(reward)} steps" if flat else None
+def _no_signal(history: "pd.DataFrame") -> str | None:
+    silent, reward = ends(history["frac_reward_zero_std"])[0], ends(history["reward"])[0]
+    return (
+        f"in the first third, {silent:.0%} of the groups without signal, reward {reward:.3g}" if silent > 0.9 else None
+    )
 
 
 def _broken_weights(history: "pd.DataFrame") -> str | None:
@@ -103,7 +104,7 @@ def _runs_on(history: "pd.DataFrame") -> str | None:
 
 
 def _can_rise(history: "pd.DataFrame") -> bool:
-    return not _constant(history) and history["reward"].mean() < 0.9
+    return history["reward"].std() > 1e-6 and history["reward"].mean() < 0.9
 
 
 def _does_not_rise(history: "pd.DataFrame") -> str | None:
@@ -166,13 +167,15 @@ RULES = (
         "03.2",
     ),
     Rule(
-        "the reward never changes",
-        ("reward",),
-        _constant,
-        "every group is silent, so every advantage is 0 and nothing is learned: answers cut off or not found in the "
-        "text, problems too hard or too easy, or a grader that always says the same",
+        "no signal from the start",
+        ("reward", "frac_reward_zero_std"),
+        _no_signal,
+        "the completions of a group earn the same, so every advantage is 0: answers cut off or not found in the text, "
+        "a prompt in a form that the model does not know, problems too hard or too easy, or a grader that always says "
+        "the same",
         "read three completions, and grade a known solution and a wrong one with your reward function",
         "03.2",
+        3,
     ),
     Rule(
         "weights or gradients are not numbers",

@@ -46,8 +46,9 @@ DEAD = np.where(np.arange(STEPS) > 20, 0, 0.03)
 HALF_SILENT = {"reward": LEVEL - 0.15, "frac_reward_zero_std": np.full(STEPS, 0.5)}
 FIRES = [
     ("nothing is graded", {"reward": np.where(np.arange(STEPS) % 4 == 0, np.nan, LEVEL)}),
-    ("the reward never changes", {"reward": np.zeros(STEPS)}),
-    ("the reward never changes", {"reward": np.ones(STEPS)}),
+    ("no signal from the start", {"reward": np.zeros(STEPS), "frac_reward_zero_std": np.ones(STEPS)}),
+    ("no signal from the start", {"reward": np.ones(STEPS), "frac_reward_zero_std": np.ones(STEPS)}),
+    ("no signal from the start", {"reward": DEAD, "frac_reward_zero_std": 1 - DEAD}),
     ("weights or gradients are not numbers", {"grad_norm": np.where(np.arange(STEPS) > 20, np.nan, 0.03)}),
     ("weights or gradients are not numbers", {"grad_norm": np.where(np.arange(STEPS) > 20, np.inf, 0.03)}),
     ("weights or gradients are not numbers", {"entropy": np.where(np.arange(STEPS) > 20, np.nan, 0.03)}),
@@ -68,7 +69,7 @@ FIRES = [
 ]
 QUIET = [
     ("nothing is graded", {"reward": np.where(np.arange(STEPS) == 4, np.nan, LEVEL)}),
-    ("the reward never changes", {"reward": LEVEL / 1000}),
+    ("no signal from the start", {"frac_reward_zero_std": np.linspace(0.2, 1, STEPS)}),
     ("weights or gradients are not numbers", {"grad_norm": np.zeros(STEPS)}),  # silent groups, but a living model
     ("weights or gradients are not numbers", {"grad_norm": np.zeros(STEPS), "entropy": DEAD}),  # all is solved
     ("completions are cut off", {"clipped_ratio": np.full(STEPS, 0.2)}),
@@ -283,8 +284,8 @@ def test_the_sections_that_the_page_names_exist():
 FAULTS = {
     "every completion cut off": "completions are cut off",
     "unlearns to end": "completions no longer end",
-    "unknown chat template": "the reward never changes",
-    "constant reward": "the reward never changes",
+    "unknown chat template": "no signal from the start",
+    "constant reward": "no signal from the start",
     "None counted as 0": "some groups never earn",
     "reward by exit code": "answers get shorter as the reward rises",
     "fp16 weights": "weights or gradients are not numbers",
