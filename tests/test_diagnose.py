@@ -279,6 +279,32 @@ def test_the_sections_that_the_page_names_exist():
         assert re.search(rf"^## {section} ", text, re.MULTILINE), f"{name} has no section {section}"
 
 
+# --- recorded runs ---
+
+
+@pytest.mark.parametrize("steps", [20, 30, 40, 68])
+@pytest.mark.parametrize("file", ["by_hand", "hacking", "partial_reward"])
+def test_the_recorded_runs(file, steps):
+    """No rule fires in a run that learned from the verifier. The model that learned to cheat is found in every seed."""
+    recorded = pd.read_csv(RECORD.with_name(f"{file}_curves.csv"))
+    for (run, seed), rows in recorded.groupby([{"by_hand": "method"}.get(file, "trained_with"), "seed"]):
+        names = fired(rows.head(steps))
+        if run != "v1":
+            assert not names, (run, seed)
+        elif steps >= 30:
+            assert names == {"answers get shorter as the reward rises"}, seed
+
+
+@pytest.mark.parametrize("steps", [20, 30, 40])
+def test_the_recorded_real_model(steps):
+    found = {}
+    for path in sorted((ROOT / "data/measurements/qwen").glob("*_steps.csv")):
+        found[path.name.removesuffix("_steps.csv")] = fired(pd.read_csv(path).head(steps))
+    assert found.pop("random_reward_seed0") == {"the reward does not rise"}
+    # Half way, this model still fails on some problems in every completion.
+    assert len(found) >= 2 and set().union(*found.values()) <= ({"some groups never earn"} if steps < 40 else set())
+
+
 # --- the clinic ---
 
 FAULTS = {
