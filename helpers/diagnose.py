@@ -76,9 +76,8 @@ def _ungraded(history: "pd.DataFrame") -> str | None:
 
 def _no_signal(history: "pd.DataFrame") -> str | None:
     silent, reward = ends(history["frac_reward_zero_std"])[0], ends(history["reward"])[0]
-    return (
-        f"in the first third, {silent:.0%} of the groups without signal, reward {reward:.3g}" if silent > 0.9 else None
-    )
+    seen = f"in the first third of the steps, {silent:.0%} of the groups without signal, reward {reward:.3g}"
+    return seen if silent > 0.9 else None
 
 
 def _broken_weights(history: "pd.DataFrame") -> str | None:
@@ -86,11 +85,9 @@ def _broken_weights(history: "pd.DataFrame") -> str | None:
     entropy, gradient = history["entropy"], history["grad_norm"]
     dead = (entropy < entropy.iloc[0] / 100) & (gradient == 0) & (history["reward"] == 0)
     broken = history[dead | entropy.isna() | ~gradient.abs().lt(float("inf"))]
-    return (
-        None
-        if broken.empty
-        else f"in {len(broken)} of {len(history)} steps, first in step {broken['step'].iloc[0]:.0f}"
-    )
+    if broken.empty:
+        return None
+    return f"in {len(broken)} of {len(history)} steps, first in step {broken['step'].iloc[0]:.0f}"
 
 
 def _cut_off(history: "pd.DataFrame") -> str | None:
@@ -178,10 +175,11 @@ RULES = (
         3,
     ),
     Rule(
-        "weights or gradients are not numbers",
+        "the weights are ruined",
         ("grad_norm", "entropy", "reward"),
         _broken_weights,
-        "an overflow, mostly of weights in fp16; they are lost, although TRL then logs a loss and a gradient of 0",
+        "mostly weights in fp16, where AdamW's squared gradients round to 0 and its steps become huge; TRL then logs "
+        "a loss and a gradient of 0",
         "keep the weights in float32 (`dtype`), with `bf16=True`, or `fp16=True` on a GPU without bf16",
         "03.8",
     ),
@@ -198,7 +196,7 @@ RULES = (
         ("clipped_ratio",),
         _runs_on,
         "the model unlearns its end token: unfinished answers are paid, or end tokens are punished",
-        "give an unfinished answer 0, and look whether the loss mask keeps the end token",
+        "give an unfinished answer 0, and check that the loss mask keeps the end token",
         "03.3",
         ENOUGH,
     ),
@@ -207,7 +205,7 @@ RULES = (
         ("reward",),
         _does_not_rise,
         "the steps are too small or too few, the reward has nothing to do with the answer, or the loss is wrong",
-        "measure pass@1 and pass@8 before training, train ten times longer on few problems, then raise the rate",
+        "measure pass@1 and pass@8 before training, train longer on few problems, then raise the learning rate",
         "04.4",
         ENOUGH,
     ),
@@ -224,8 +222,8 @@ RULES = (
         "the learning rate is small",
         ("learning_rate", "reward"),
         _small_rate,
-        "the weights hardly move; 1e-6 suits all weights of a large model, and neither a small one nor an adapter",
-        "raise `learning_rate` tenfold until the reward moves; adapters usually need 1e-5 to 1e-4 or more",
+        "the weights hardly move; 1e-6 is usual for a large model, and too small for a small one and for adapters",
+        "raise `learning_rate` tenfold, again and again, until the reward moves",
         "04.7",
         ENOUGH,
     ),
@@ -311,9 +309,7 @@ def read_history(folder: Path) -> "tuple[Path, pd.DataFrame]":
             scores = next(iter(content["held_out"].values()))
             history = history.assign(**{BEFORE: scores["before"]["pass@1"], AFTER: scores["after"]["pass@1"]})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CourseError(
-            f"{path} is damaged, or is not the record of a run: {type(error).__name__}, {error}."
-        ) from error
+        raise CourseError(f"{path} is damaged, or is no record of a run ({type(error).__name__}: {error}).") from error
     if history.empty:
         raise CourseError(
             f"{path} has no training step: one step needs more prompts than the data set has, or it has just begun."

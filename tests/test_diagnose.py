@@ -49,10 +49,10 @@ FIRES = [
     ("no signal from the start", {"reward": np.zeros(STEPS), "frac_reward_zero_std": np.ones(STEPS)}),
     ("no signal from the start", {"reward": np.ones(STEPS), "frac_reward_zero_std": np.ones(STEPS)}),
     ("no signal from the start", {"reward": DEAD, "frac_reward_zero_std": 1 - DEAD}),
-    ("weights or gradients are not numbers", {"grad_norm": np.where(np.arange(STEPS) > 20, np.nan, 0.03)}),
-    ("weights or gradients are not numbers", {"grad_norm": np.where(np.arange(STEPS) > 20, np.inf, 0.03)}),
-    ("weights or gradients are not numbers", {"entropy": np.where(np.arange(STEPS) > 20, np.nan, 0.03)}),
-    ("weights or gradients are not numbers", {name: DEAD for name in ("grad_norm", "entropy", "reward")}),
+    ("the weights are ruined", {"grad_norm": np.where(np.arange(STEPS) > 20, np.nan, 0.03)}),
+    ("the weights are ruined", {"grad_norm": np.where(np.arange(STEPS) > 20, np.inf, 0.03)}),
+    ("the weights are ruined", {"entropy": np.where(np.arange(STEPS) > 20, np.nan, 0.03)}),
+    ("the weights are ruined", {name: DEAD for name in ("grad_norm", "entropy", "reward")}),
     ("completions are cut off", {"clipped_ratio": np.full(STEPS, 0.8)}),
     ("completions no longer end", {"clipped_ratio": np.linspace(0, 0.4, STEPS)}),
     ("the reward does not rise", {"reward": LEVEL}),
@@ -70,8 +70,8 @@ FIRES = [
 QUIET = [
     ("nothing is graded", {"reward": np.where(np.arange(STEPS) == 4, np.nan, LEVEL)}),
     ("no signal from the start", {"frac_reward_zero_std": np.linspace(0.2, 1, STEPS)}),
-    ("weights or gradients are not numbers", {"grad_norm": np.zeros(STEPS)}),  # silent groups, but a living model
-    ("weights or gradients are not numbers", {"grad_norm": np.zeros(STEPS), "entropy": DEAD}),  # all is solved
+    ("the weights are ruined", {"grad_norm": np.zeros(STEPS)}),  # silent groups, but a living model
+    ("the weights are ruined", {"grad_norm": np.zeros(STEPS), "entropy": DEAD}),  # all is solved
     ("completions are cut off", {"clipped_ratio": np.full(STEPS, 0.2)}),
     ("completions no longer end", {"clipped_ratio": np.linspace(0.2, 0, STEPS)}),
     ("the reward does not rise", {"reward": np.full(STEPS, 0.95) + LEVEL / 100}),
@@ -218,7 +218,7 @@ DAMAGED = "{'log_history': [", "[]", '{"log_history": 3}', '{"log_history": [3]}
         ),
         ({"trainer_state.json": {"log_history": [{"train_runtime": 0.04, "step": 0}]}}, "no training step"),
         ({"trainer_state.json": {"log_history": [{"loss": 1.0, "step": 1}]}}, "logs no reward"),
-        ({"result.json": {"pass@1": 0.4}}, "is damaged, or is not the record of a run"),
+        ({"result.json": {"pass@1": 0.4}}, "is damaged, or is no record of a run"),
         *(({"trainer_state.json": text}, "is damaged") for text in DAMAGED),
         # A damaged result is never passed over for an older checkpoint.
         ({"result.json": "{", "checkpoint-3/trainer_state.json": {"log_history": logged(healthy())}}, "is damaged"),
@@ -315,7 +315,7 @@ FAULTS = {
     "constant reward": "no signal from the start",
     "None counted as 0": "some groups never earn",
     "reward by exit code": "answers get shorter as the reward rises",
-    "fp16 weights": "weights or gradients are not numbers",
+    "fp16 weights": "the weights are ruined",
     "learning rate 1e-6": "the learning rate is small",
     "the KL's sign": "the loss falls as kl grows",
     "adapter not merged": "the score is the same as before",
@@ -348,6 +348,6 @@ def test_no_rule_fires_in_a_healthy_run():
 
 
 def test_what_the_log_does_not_show_is_listed():
-    """No patient is forgotten, and no rule finds what the page says that none can find."""
+    """Each patient has a rule, or a place among the faults that need more than the log."""
     runs = {run for _, run in clinic()}
     assert runs == {run for run in runs if run.startswith("healthy")} | set(FAULTS) | INVISIBLE | {"random reward"}
