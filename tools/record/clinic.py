@@ -191,7 +191,7 @@ def treat(start: Start, patient: Patient) -> Rows:
     model, ended_by = patient.model(own.policy, settings), ""
     with tempfile.TemporaryDirectory() as folder:
         reward = seeded(patient.reward, settings.seed)
-        # The usual Progress cannot show a run of no steps.
+        # A record needs no live curve.
         options: dict[str, Any] = {"allow_no_signal": True, "progress": TrainerCallback()}
         trainer = build_trainer(settings, model, own.tokenizer, own.train, reward, folder, **options)
         patient.trainer(trainer, own)
