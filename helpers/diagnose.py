@@ -307,7 +307,8 @@ def read_history(folder: Path) -> "tuple[Path, pd.DataFrame]":
             history = history[[name for name in history if name in logged]]
         if "held_out" in content:
             scores = next(iter(content["held_out"].values()))
-            history = history.assign(**{BEFORE: scores["before"]["pass@1"], AFTER: scores["after"]["pass@1"]})
+            both = {BEFORE: scores["before"]["pass@1"], AFTER: scores["after"]["pass@1"]}
+            history = history.assign(**{name: score for name, score in both.items() if score is not None})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CourseError(f"{path} is damaged, or is no record of a run ({type(error).__name__}: {error}).") from error
     if history.empty:

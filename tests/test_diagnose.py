@@ -178,12 +178,20 @@ def test_metrics_that_are_not_logged_are_named(tmp_path, capsys):
         assert f"Not logged: {key}." in out
 
 
+def test_without_samples_there_is_no_score_to_compare(tmp_path, capsys):
+    no_score = {"before": {"pass@1": None}, "after": {"pass@1": None}}
+    write(tmp_path / "result.json", result(healthy()) | {"held_out": {"tiny": no_score}})
+    status, out, _ = diagnosed(tmp_path, capsys)
+    assert status == 0 and "Nothing suspicious." in out and "Not logged: pass@1 before, pass@1 after." in out
+
+
 def test_an_own_run_that_is_broken(tmp_path, capsys):
     """In result.json, what is not a number is null."""
-    rows = result(healthy()) | {"history": [{"step": i, "reward": 0.1 * i, "grad_norm": None} for i in range(9)]}
-    write(tmp_path / "result.json", rows)
+    content = result(healthy())
+    content["history"] = [row | {"grad_norm": None} for row in content["history"]]
+    write(tmp_path / "result.json", content)
     status, out, _ = diagnosed(tmp_path, capsys)
-    assert status == 0 and "Not logged: entropy" in out
+    assert status == 0 and "1. the weights are ruined" in out and f"in {STEPS} of {STEPS} steps" in out
 
 
 def test_real_folders(tmp_path, monkeypatch, capsys):
