@@ -146,8 +146,11 @@ def score_and_truth(frames: Mapping[str, pd.DataFrame]) -> Picture:
             figures.draw_band(axis, pd.DataFrame({"low": of_step.min(), "high": of_step.max()}), colour)
     fig.axes[0].set_ylim(0, 1.04)
     fig.axes[0].yaxis.set_major_formatter("{x:.0%}")
-    # Both panels have the same lines, so one legend is enough.
-    fig.axes[0].legend_ = None
+    # Both panels have the same lines, so one legend is enough. Below them it covers no band.
+    for axis in fig.axes:
+        axis.legend_ = None
+    handles, labels = fig.axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, frameon=False, fontsize=9, handlelength=3, loc="outside lower center", ncols=4)
     truth, score = panels.values()
     ends = (
         f"{run}: from {truth[run].iloc[0]:.0%} to {truth[run].iloc[-1]:.0%} that pass, and from "
@@ -280,6 +283,7 @@ def cheat_shares(frames: Mapping[str, Sequence[float]]) -> Picture:
     [axis] = fig.axes
     axis.set(yscale="log", ylim=(5e-4, 1.5))
     axis.set_yticks([0.001, 0.01, 0.1, 1], ["0.1%", "1%", "10%", "100%"])
+    _legend_at_the_right(axis)
     ends = (f"{name} from {100 * shares[0]:.3g}% to {100 * shares[-1]:.3g}%" for name, shares in frames.items())
     return fig.describe("Line chart of the fraction of cheats over steps.", f"Cheats: {'; '.join(ends)}.")
 

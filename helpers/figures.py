@@ -80,9 +80,10 @@ class Picture(Figure):
         """Return the picture as a PNG file, 1,400 pixels wide."""
         drawn, small = BytesIO(), BytesIO()
         self.savefig(drawn, format="png", dpi=DPI)
-        # A chart needs few colours. A palette of 64 makes the file a third as large, and outputs are committed.
-        # MAXCOVERAGE keeps rare colours; Pillow's default would paint a single blue line green.
-        reduced = Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        # A palette of 256 makes the file less than a third as large, and outputs are committed. With 64, several pale
+        # bands would share one wrong colour. MAXCOVERAGE keeps rare colours; Pillow's default would paint a single
+        # blue line green.
+        reduced = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         reduced.save(small, "PNG", optimize=True)
         return small.getvalue()
 

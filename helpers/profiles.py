@@ -207,7 +207,7 @@ TINY = Settings(
 )
 QWEN_CPU = Settings(
     profile="qwen-cpu",
-    description="a code model of half a billion parameters with LoRA on the bundled problems, on a CPU in two hours",
+    description="a code model of half a billion parameters with LoRA on the bundled problems; an hour or two on a CPU",
     model="Qwen/Qwen2.5-Coder-0.5B-Instruct",
     lora_rank=16,
     lora_layers=tuple(range(16, 24)),  # the backward pass ends at layer 16

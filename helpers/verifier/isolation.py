@@ -4,9 +4,10 @@ The two tables at the end list every layer in the order in which it is applied. 
 inherit them; the rest go on each player before it reads its program. Nothing removes them again. If this machine does
 not offer a layer, that layer is skipped, and the report says so and says what is missing without it.
 
-A player must still be able to use memory, time and its open descriptors, and to read Python's own library. It must not
-be able to do anything else. For C functions, see section 2 of the Linux manual; constants come from the kernel's
-include/uapi. All of the confinement is in this module, so that you can review it in one place.
+A player must still be able to use memory, time and its open descriptors, and to read Python's own library and the
+shared libraries that this is linked with. It must not be able to do anything else. For C functions, see section 2 of
+the Linux manual; constants come from the kernel's include/uapi. All of the confinement is in this module, so that you
+can review it in one place.
 """
 
 import ctypes
@@ -89,13 +90,15 @@ class Layer(NamedTuple):
 class Confinement:
     """The layers on a nursery and its players, and the limits of the next program. `omit` leaves layers out, in tests.
 
-    `states` says of each layer whether it works here.
+    `states` says of each layer whether it works here. `libraries` are the shared libraries outside STDLIB that modules
+    of STDLIB are linked with, and that a player may read, too.
     """
 
     def __init__(self, omit: Collection[str] = ()) -> None:
         self.states: dict[str, LayerState] = {}
         self.limits = Limits(2.0, 1 << 29, 15.0)
         self.ruleset: int | None = None
+        self.libraries: list[str] = []
         self._working: list[Callable[[Confinement], object]] = []
         self._omit = omit
 
@@ -104,7 +107,7 @@ class Confinement:
         self._try(NURSERY_LAYERS)
         # If this fails, it fails in each player again, and the report says why.
         with suppress(OSError):
-            self.ruleset = _landlock_ruleset()
+            self.ruleset = _landlock_ruleset(self.libraries)
 
     def try_player_layers(self) -> None:
         """Apply the other layers to the calling process, a trial player, and note which ones work."""
@@ -120,6 +123,21 @@ class Confinement:
         self.limits = limits
         for apply in self._working:
             apply(self)
+
+    def read_files(self) -> None:
+        """Read all files that players may read, so that all are in memory before the first program runs.
+
+        A program could otherwise leave a message for later ones: how fast a file can be read tells whether somebody
+        read it before.
+        """
+        buffer, paths = bytearray(1 << 20), list(self.libraries)
+        for folder, folders, files in os.walk(STDLIB):
+            folders[:] = [name for name in folders if name not in INSTALLED]
+            paths += [f"{folder}/{name}" for name in files]
+        for path in paths:
+            with suppress(OSError), open(path, "rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
 
     def _try(self, layers: Sequence[Layer]) -> None:
         for layer in layers:
@@ -174,21 +192,6 @@ def expect_faults() -> None:
         file.write("1000")
 
 
-def read_library() -> None:
-    """Read all of STDLIB once, so that all of it is in memory before the first program runs.
-
-    A program could otherwise leave a message for later ones: how fast a file can be read tells whether somebody read
-    it before.
-    """
-    buffer = bytearray(1 << 20)
-    for folder, folders, files in os.walk(STDLIB):
-        folders[:] = [name for name in folders if name not in INSTALLED]
-        for name in files:
-            with suppress(OSError), open(f"{folder}/{name}", "rb", buffering=0) as file:
-                while file.readinto(buffer):
-                    pass
-
-
 def kill_player(pid: int) -> None:
     """Kill the process, and its process group if it already leads one."""
     for kill in (os.killpg, os.kill):
@@ -232,8 +235,8 @@ def _user_namespace(_: Confinement) -> None:
             file.write(text)
 
 
-def _mount_namespace(_: Confinement) -> None:
-    """Replace the file system by a read-only root that holds only STDLIB.
+def _mount_namespace(confinement: Confinement) -> None:
+    """Replace the file system by a read-only root that holds only STDLIB and the shared libraries that it needs.
 
     The player can then read STDLIB even if it lies in a home folder that is closed to other users. The new root is
     mounted on /proc, because every system has that folder and no library can be inside it.
@@ -247,12 +250,25 @@ def _mount_namespace(_: Confinement) -> None:
     for name in INSTALLED:
         if os.path.isdir(f"{STDLIB}/{name}"):
             _call(_libc.mount, b"tmpfs", root + library + f"/{name}".encode(), b"tmpfs", 0, b"size=4k")
+    for path in confinement.libraries:
+        _bind_library(root, path.encode())
     attributes = struct.pack("QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
     _call(_libc.syscall, MOUNT_SETATTR, AT_FDCWD, root, AT_RECURSIVE, attributes, len(attributes))
     os.chdir(root)
     _call(_libc.syscall, PIVOT_ROOT[MACHINE], b".", b".")
     _call(_libc.umount2, b".", MNT_DETACH)
     os.chdir("/")
+
+
+def _bind_library(root: bytes, path: bytes) -> None:
+    """Show a shared library in the new root, under its path and the links to it: the loader asks for one of those."""
+    folder = os.path.dirname(path)
+    os.makedirs(root + folder, exist_ok=True)
+    os.close(os.open(root + path, os.O_CREAT))
+    _call(_libc.mount, path, root + path, None, MS_BIND, None)
+    for entry in os.scandir(folder):
+        if entry.is_symlink() and os.path.realpath(entry.path) == path:
+            os.symlink(path, root + entry.path)
 
 
 def _limit_cpu(confinement: Confinement) -> None:
@@ -277,8 +293,11 @@ def _limit_processes(_: Confinement) -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
-def _landlock_ruleset() -> int:
-    """Refuse everything that this version of Landlock can refuse, then allow reading STDLIB without INSTALLED."""
+def _landlock_ruleset(libraries: Sequence[str]) -> int:
+    """Refuse everything that this version of Landlock can refuse, then allow reading STDLIB without INSTALLED.
+
+    Reading `libraries` is allowed, too.
+    """
     version = _call(_libc.syscall, LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_RULESET_VERSION)
     # One bit for each file right that this version knows.
     files = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
@@ -291,6 +310,7 @@ def _landlock_ruleset() -> int:
         # Landlock can only allow, so allow every entry of STDLIB except INSTALLED.
         readable = {entry.path: LANDLOCK_READ_FILE for entry in os.scandir(STDLIB) if entry.name not in INSTALLED}
         readable[STDLIB] = LANDLOCK_READ_DIR
+    readable |= dict.fromkeys(libraries, LANDLOCK_READ_FILE)
     for path, right in readable.items():
         opened = os.open(path, os.O_PATH)
         _call(_libc.syscall, LANDLOCK_ADD_RULE, ruleset, LANDLOCK_PATH_BENEATH, struct.pack("=Qi", right, opened), 0)
@@ -299,7 +319,7 @@ def _landlock_ruleset() -> int:
 
 
 def _landlock(confinement: Confinement) -> None:
-    ruleset = _landlock_ruleset() if confinement.ruleset is None else confinement.ruleset
+    ruleset = _landlock_ruleset(confinement.libraries) if confinement.ruleset is None else confinement.ruleset
     _call(_libc.syscall, LANDLOCK_RESTRICT_SELF, ruleset, 0)
 
 

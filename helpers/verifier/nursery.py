@@ -11,7 +11,6 @@ SETUP is JSON: [modules to allow next to Python's own, layers to leave out (for 
 """
 
 import builtins
-import ctypes
 import gc
 import importlib
 import json
@@ -67,9 +66,7 @@ def prepare(confinement: isolation.Confinement, modules: Iterable[str]) -> None:
         importlib.import_module(name)
     _load_whole(modules)
     sys.path[:] = [isolation.STDLIB, f"{isolation.STDLIB}/lib-dynload"]
-    for path in _in_child(_shared_libraries):
-        with suppress(OSError):
-            ctypes.CDLL(path)
+    confinement.libraries = _in_child(_shared_libraries)
     _warm_up()
     detail = "imported as programs ask for it"
     # Skip what this Python was built without.
@@ -213,14 +210,18 @@ def _load_whole(modules: Iterable[str]) -> None:
 def _shared_libraries() -> list[str]:
     """Return the shared libraries outside STDLIB that NEEDED modules are linked with, such as libssl.
 
-    A player cannot read them from the disk.
+    Players may read these files. If the nursery loaded them instead, every fork would take longer.
     """
+    before = _mapped_libraries()
     for name in NEEDED.split():
         _import(name)
-    found = []
+    return [path for path in _mapped_libraries() if path not in before and isolation.STDLIB not in path]
+
+
+def _mapped_libraries() -> list[str]:
     with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
-        found = [line.split(maxsplit=5)[-1].strip() for line in file if ".so" in line]
-    return [path for path in dict.fromkeys(found) if isolation.STDLIB not in path]
+        return list(dict.fromkeys(line.split(maxsplit=5)[-1].strip() for line in file if ".so" in line))
+    return []
 
 
 def _import(name: str) -> bool:
@@ -318,7 +319,7 @@ def main() -> None:
         return
     isolation.keep_only_socket(0)
     prepare(confinement, modules)
-    _in_child(isolation.read_library)
+    _in_child(confinement.read_files)
     confinement.confine_nursery()
     # The collector of a player must not touch what it shares with the nursery: each page it touches is copied.
     gc.collect()

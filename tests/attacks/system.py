@@ -62,6 +62,10 @@ FILES = "mount namespace, Landlock"
 WRITES = f"{FILES}, seccomp"
 OWNERS = f"mount namespace, seccomp{', unprivileged user' if ROOT else ''}"
 PROCESSES = "seccomp, unprivileged user" if ROOT else "seccomp"
+# A library that each process has loaded. Players may read only those that modules ask for later, such as libssl.
+LOADED = "/usr/lib/libSystem.B.dylib"
+with suppress(OSError), open("/proc/self/maps") as maps:
+    LOADED = next(line.split(maxsplit=5)[-1].strip() for line in maps if "/libc" in line and ".so" in line)
 LIBC = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 
 ATTACKS = {
@@ -74,6 +78,7 @@ ATTACKS = {
         "return any(open(f'{d}/{f}', 'rb').read(1) for walk in places for d, _, files in walk for f in files)",
         FILES,
     ),
+    "read a library of the system": Attack(f"return bool(open({LOADED!r}, 'rb').read(1))", FILES),
     "create a file": Attack("open('$HERE/new', 'x')\nreturn True", WRITES),
     "write into a file": Attack(
         "import os\nreturn os.write(os.open('$FILE', os.O_WRONLY), b'x') == 1", f"{WRITES}, file limits"

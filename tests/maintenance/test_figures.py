@@ -174,6 +174,20 @@ def test_the_file_is_small_sharp_and_keeps_its_colours():
     assert np.abs(difference).max() <= 24
 
 
+def test_bands_that_overlap_keep_their_colours_and_the_legend_covers_none():
+    runs = {
+        name: TRAINED.assign(score=TRAINED["score"] * pull)
+        for pull, name in enumerate(("up", "flat", "down", "far"), -1)
+    }
+    fig = drawings.score_and_truth(runs)
+    shown = Image.open(BytesIO(fig.png())).convert("RGB")
+    exact = BytesIO()
+    fig.savefig(exact, format="png", dpi=figures.DPI)
+    difference = np.asarray(shown).astype(int) - np.asarray(Image.open(exact).convert("RGB"))
+    assert np.percentile(np.abs(difference).max(axis=-1), 99.5) <= 12
+    assert len(fig.legends) == 1 and not any(axis.get_legend() for axis in fig.axes)
+
+
 def test_html_has_the_picture_its_alternative_text_its_caption_and_closed_values():
     fig = DRAWN["bars"]().describe('Bars of "a < b".', "What to see in <b> & why.", WEIGHTS)
     data, metadata = fig.bundle()

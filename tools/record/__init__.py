@@ -15,7 +15,7 @@ EXPERIMENTS = {
     "what-matters": "notebook 06: group size, learning rate, temperature, difficulty, other problems (35 minutes)",
     "pass-at-k": "notebook 06: pass@k for k up to 64, before and after training (10 minutes)",
     "learned-reward": "notebook 01's training on a learned reward and on the verifier, by GRPO and by PPO",
-    "qwen": "notebook 04's real model on a CPU, one run a command (two hours; it has options of its own: qwen --help)",
+    "qwen": "notebook 04's real model on a CPU, one run a command (an hour; it has options of its own: qwen --help)",
     "hacking": "notebook 02's run that learns to cheat v1, and the same run with the real verifier",
     "partial-reward": "notebook 02's comparison of binary and partial credit",
     "cheats": "notebook 02's table: every verifier, every kind of answer, all of HumanEval (seed 0 is enough)",
