@@ -355,7 +355,8 @@ def test_no_rule_fires_in_a_healthy_run():
     assert len(found) >= 6 and not any(found.values()), found
 
 
-def test_what_the_log_does_not_show_is_listed():
-    """Each patient has a rule, or a place among the faults that need more than the log."""
+def test_each_patient_has_a_rule_or_needs_more_than_the_log():
     runs = {run for _, run in clinic()}
     assert runs == {run for run in runs if run.startswith("healthy")} | set(FAULTS) | INVISIBLE | {"random reward"}
+    scores = pd.read_csv(RECORD.with_name("clinic_scores.csv"))
+    assert set(scores["run"]) - runs == {"before", "too few prompts"}
