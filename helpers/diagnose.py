@@ -18,7 +18,9 @@ from helpers.runtime import CourseError
 if TYPE_CHECKING:
     import pandas as pd
 
-ENOUGH = 20  # logged steps; in fewer, the noise of a healthy run hides its trend
+# Logged steps. In fewer than ENOUGH, noise hides every trend. LONG is for a reward that does not rise: with four prompts
+# a step, the reward of one healthy run did not rise visibly in 30 steps.
+ENOUGH, LONG = 20, 40
 BEFORE, AFTER = "pass@1 before", "pass@1 after"  # in the history too, so that a rule can ask for them
 
 
@@ -83,7 +85,7 @@ def _no_signal(history: "pd.DataFrame") -> str | None:
 def _broken_weights(history: "pd.DataFrame") -> str | None:
     # Before they are NaN, ruined weights write one token again and again: no entropy, reward or gradient is left.
     entropy, gradient = history["entropy"], history["grad_norm"]
-    dead = (entropy < entropy.iloc[0] / 100) & (gradient == 0) & (history["reward"] == 0)
+    dead = (entropy < entropy.iloc[0] / 20) & (gradient == 0) & (history["reward"] == 0)
     broken = history[dead | entropy.isna() | ~gradient.abs().lt(float("inf"))]
     if broken.empty:
         return None
@@ -207,7 +209,7 @@ RULES = (
         "the steps are too small or too few, the reward has nothing to do with the answer, or the loss is wrong",
         "measure pass@1 and pass@8 before training, train longer on few problems, then raise the learning rate",
         "04.4",
-        ENOUGH,
+        LONG,
     ),
     Rule(
         "the reward falls",

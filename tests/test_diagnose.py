@@ -18,7 +18,7 @@ from helpers.diagnose import AFTER, BEFORE, NEEDS_MORE, RULES
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "data/measurements/clinic_curves.csv"
 PAGE = ROOT / "docs/when_it_does_not_learn.md"
-STEPS = 30
+STEPS = 40
 
 
 def healthy(**changes) -> pd.DataFrame:
@@ -111,7 +111,8 @@ def test_every_rule_is_tried_and_none_fires_on_a_healthy_history():
 def test_with_few_steps_no_trend_is_judged():
     short = healthy(reward=LEVEL, learning_rate=np.full(STEPS, 1e-6)).head(diagnose.ENOUGH - 1)
     assert fired(short) == set()
-    assert 'Fewer than 20 steps are logged. So "the reward does not rise" is not judged.' in diagnose.report(short)
+    assert 'Fewer than 20 steps are logged. So "the learning rate is small" is not judged.' in diagnose.report(short)
+    assert 'Fewer than 40 steps are logged. So "the reward does not rise" is not judged.' in diagnose.report(short)
 
 
 # --- folders ---
@@ -162,10 +163,10 @@ def test_a_finding_is_printed_in_full(tmp_path, capsys):
 def test_the_newest_checkpoint_of_plain_trl(tmp_path, capsys):
     plain = healthy().drop(columns=[BEFORE, AFTER, "kl"])
     write(tmp_path / "checkpoint-9/trainer_state.json", {"log_history": logged(plain)})
-    write(tmp_path / "checkpoint-30/trainer_state.json", {"log_history": logged(plain.assign(clipped_ratio=1.0))})
-    (tmp_path / "checkpoint-40").mkdir()  # cut short
+    write(tmp_path / "checkpoint-40/trainer_state.json", {"log_history": logged(plain.assign(clipped_ratio=1.0))})
+    (tmp_path / "checkpoint-50").mkdir()  # cut short
     status, out, _ = diagnosed(tmp_path, capsys)
-    assert status == 0 and "checkpoint-30" in out and f"{STEPS} logged steps" in out and "cut off" in out
+    assert status == 0 and "checkpoint-40" in out and f"{STEPS} logged steps" in out and "cut off" in out
     assert 'Not logged: kl. So "the loss falls as kl grows" is not judged.' in out
     assert "Not logged: pass@1 before, pass@1 after" in out
 
@@ -308,7 +309,7 @@ def test_the_recorded_real_model(steps):
     found = {}
     for path in sorted((ROOT / "data/measurements/qwen").glob("*_steps.csv")):
         found[path.name.removesuffix("_steps.csv")] = fired(pd.read_csv(path).head(steps))
-    assert found.pop("random_reward_seed0") == {"the reward does not rise"}
+    assert found.pop("random_reward_seed0") == ({"the reward does not rise"} if steps == 40 else set())
     # Half way, this model still fails on some problems in every completion.
     assert len(found) >= 2 and set().union(*found.values()) <= ({"some groups never earn"} if steps < 40 else set())
 
