@@ -18,7 +18,7 @@ from helpers.runtime import CourseError
 if TYPE_CHECKING:
     import pandas as pd
 
-# Logged steps. In fewer than ENOUGH, noise hides every trend. LONG is for a reward that does not rise: with four prompts
+# Logged steps. In fewer than ENOUGH, noise hides a trend. LONG is for a reward that does not rise: with four prompts
 # a step, the reward of one healthy run did not rise visibly in 30 steps.
 ENOUGH, LONG = 20, 40
 BEFORE, AFTER = "pass@1 before", "pass@1 after"  # in the history too, so that a rule can ask for them
