@@ -12,9 +12,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helpers.runtime import CourseError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESULT = "result.json"
 UNFINISHED = "unfinished.json"  # exists until a run is finished: its settings and its first evaluation
@@ -27,6 +30,22 @@ BEFORE, AFTER = "before.json", "after.json"  # the evaluations, with every compl
 CHECKPOINT = "checkpoint-"
 STATE = "trainer_state.json"  # transformers writes it last, so a checkpoint without it was cut short
 CHECKSUMS = "checksums.json"  # SHA-256 of a checkpoint's files
+# TRL's log keys and our column names. `kl` is logged only if beta > 0, sampling_seconds only with group sampling.
+COLUMNS = {
+    "step": "step",
+    "reward": "reward",
+    "frac_reward_zero_std": "frac_reward_zero_std",
+    "entropy": "entropy",
+    "completions/mean_length": "completion_length",
+    "completions/clipped_ratio": "clipped_ratio",
+    "sampling_seconds": "sampling_seconds",
+    "grad_norm": "grad_norm",
+    "loss": "loss",
+    "kl": "kl",
+    "learning_rate": "learning_rate",
+    "step_time": "seconds",
+    "grading_seconds": "grading_seconds",
+}
 SMALL_FILES = 10_000_000  # bytes, enough for tokenizers, samples and histories
 
 
@@ -175,6 +194,19 @@ def checkpoint_to_resume(folder: Path) -> Path:
                 "Start the run again from the beginning."
             )
     return kept
+
+
+def steps_frame(log_history: Sequence[dict[str, Any]]) -> "pd.DataFrame":
+    """Return what a trainer logged, one row per step, under the column names in COLUMNS (see `history_frame`)."""
+    import pandas as pd
+
+    steps = pd.DataFrame([entry for entry in log_history if "loss" in entry])  # the last entry is a summary
+    rewards = {key: key.split("/")[1] for key in steps.columns if key.startswith("rewards/") and key.endswith("/mean")}
+    names = COLUMNS | {key: name for key, name in rewards.items() if len(rewards) > 1 and name not in COLUMNS.values()}
+    if "cut_off" in steps:
+        steps["completions/clipped_ratio"] = steps["cut_off"]
+    frame = steps.reindex(columns=list(names)).rename(columns=names).astype(float).astype({"step": int})
+    return frame.drop(columns=[name for name in ("kl", "sampling_seconds") if frame[name].isna().all()])
 
 
 def write_unfinished(record: dict[str, Any], folder: Path) -> None:

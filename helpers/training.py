@@ -24,27 +24,11 @@ from helpers.policy import Prompt, load_policy, sample_completions
 from helpers.problems import Problem, choose_prompt_mode, columns, prompt_text
 from helpers.profiles import Settings, SettingsError
 from helpers.rollout import group_rollout, score_completions
-from helpers.run_folder import Interrupted, step_of
+from helpers.run_folder import Interrupted, step_of, steps_frame
 from helpers.runtime import CourseError
 
 RewardFunction = Callable[..., Sequence[float | None]]
 
-# TRL's log keys and our column names. `kl` is logged only if beta > 0, sampling_seconds only with group sampling.
-COLUMNS = {
-    "step": "step",
-    "reward": "reward",
-    "frac_reward_zero_std": "frac_reward_zero_std",
-    "entropy": "entropy",
-    "completions/mean_length": "completion_length",
-    "completions/clipped_ratio": "clipped_ratio",
-    "sampling_seconds": "sampling_seconds",
-    "grad_norm": "grad_norm",
-    "loss": "loss",
-    "kl": "kl",
-    "learning_rate": "learning_rate",
-    "step_time": "seconds",
-    "grading_seconds": "grading_seconds",
-}
 PICTURE_SECONDS, LINE_SECONDS = 2.0, 5.0  # between two pictures in a notebook, two lines of text in a terminal
 STEPS_WITHOUT_SIGNAL = 3  # after so many steps without signal, training stops
 MOST = 0.9  # a run stops if more than this share of its first completions is truncated, and these are left out
@@ -340,7 +324,7 @@ class StopWithoutSignal(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Raise NoSignalError, with what was seen and what to do about it."""
-        seen = _frame(state.log_history)
+        seen = steps_frame(state.log_history)
         if state.global_step == len(seen) == min(STEPS_WITHOUT_SIGNAL, state.max_steps):
             # TRL counts a group in which nothing was graded as one with signal, hence the second condition. The third
             # covers truncated completions that are masked, and scale_rewards="batch", where TRL counts whole batches.
@@ -392,13 +376,15 @@ class Progress(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the last step, and leave the picture with its caption."""
-        if self.shown_step != state.global_step:
+        if state.global_step == 0:
+            print("No step was taken: one step needs more prompts than the data set has.", flush=True)
+        elif self.shown_step != state.global_step:
             self._show(state)
         if figures.in_notebook():
             self.picture.finish()
 
     def _show(self, state: Any) -> None:
-        history = _frame(state.log_history)
+        history = steps_frame(state.log_history)
         if absent := [name for name in self.extra if name not in history]:
             raise SettingsError(f"The history has no column {', '.join(absent)}; it has: {', '.join(history)}.")
         done, steps_left = state.global_step - self.first_step, state.max_steps - state.global_step
@@ -412,23 +398,13 @@ class Progress(TrainerCallback):
 
 
 def history_frame(trainer: GRPOTrainer) -> pd.DataFrame:
-    """Return what TRL logged, one row per step, under the column names in COLUMNS.
+    """Return what TRL logged, one row per step, under the column names in `run_folder.COLUMNS`.
 
     frac_reward_zero_std: fraction of groups without signal. entropy: nats per token. completion_length: tokens.
     clipped_ratio: fraction of truncated completions. sampling_seconds and grading_seconds: parts of seconds. With
     several reward functions there is one more column for each of them, its mean under its own name.
     """
-    return _frame(trainer.state.log_history)
-
-
-def _frame(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    steps = pd.DataFrame([entry for entry in log_history if "loss" in entry])  # the last entry is a summary
-    rewards = {key: key.split("/")[1] for key in steps.columns if key.startswith("rewards/") and key.endswith("/mean")}
-    names = COLUMNS | {key: name for key, name in rewards.items() if len(rewards) > 1 and name not in COLUMNS.values()}
-    if "cut_off" in steps:
-        steps["completions/clipped_ratio"] = steps["cut_off"]
-    frame = steps.reindex(columns=list(names)).rename(columns=names).astype(float).astype({"step": int})
-    return frame.drop(columns=[name for name in ("kl", "sampling_seconds") if frame[name].isna().all()])
+    return steps_frame(trainer.state.log_history)
 
 
 def _line(row: pd.Series, max_steps: int, seconds_left: float | None) -> str:

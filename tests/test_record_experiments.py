@@ -196,23 +196,22 @@ def fake_trainer(start):
     )
 
 
-def test_the_planted_masks(settings, monkeypatch):
-    start = loop.prepare(replace(settings, max_completion_length=40))
-    prompts = [problem.prompt for problem in start.train[:3] for _ in range(40)]
-    monkeypatch.setattr(clinic, "truth_of", lambda problems, texts: [float(i % 2 == 0) for i in range(len(texts))])
-    for only_right in (False, True):
-        trainer = fake_trainer(start)
-        clinic.mask_ends(only_right)(trainer, start)
-        output = trainer.rollout_func(prompts, trainer)
-        ends = 0
-        for number, (ids, mask) in enumerate(zip(output["completion_ids"], output["env_mask"], strict=True)):
-            assert len(ids) == len(mask) and all(mask[:-1])
-            if ids[-1] == start.tokenizer.eos_token_id:
-                ends += 1
-                assert mask[-1] == int(only_right and number % 2 == 1)
-            else:
-                assert mask[-1] == 1
-        assert ends > 3
+@pytest.mark.parametrize(
+    ("only_wrong_ends", "expected"),
+    [(False, [[0.5, 0.5, 0], [-0.5, 0, 0], [0, 0, 0]]), (True, [[0, 0, 0], [0, -0.5, -0.5], [0, 0, 0]])],
+)
+def test_the_planted_masks(only_wrong_ends, expected):
+    end = 3
+    scored = {
+        "completion_ids": torch.tensor([[7, 8, end], [7, end, end], [7, 8, 9]]),
+        "completion_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 1]]),
+        "advantages": torch.tensor([0.5, -0.5, 0.0]),
+    }
+    trainer = SimpleNamespace(_generate_and_score_completions=lambda inputs: scored)
+    clinic.mask_ends(only_wrong_ends)(trainer, SimpleNamespace(tokenizer=SimpleNamespace(eos_token_id=end)))
+    planted = trainer._generate_and_score_completions([])
+    torch.testing.assert_close(planted["advantages"], torch.tensor(expected))
+    assert planted["completion_mask"] is scored["completion_mask"]
 
 
 def test_the_other_planted_faults(settings):

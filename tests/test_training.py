@@ -286,8 +286,9 @@ def constant(value):
     ],
 )
 def test_no_signal_ends_training_with_what_was_seen(value, said, train, monkeypatch):
-    frame = training._frame
-    monkeypatch.setattr(training, "_frame", lambda log: frame(log).assign(clipped_ratio=0.0))  # as if each had ended
+    frame = training.steps_frame
+    # As if each completion had ended.
+    monkeypatch.setattr(training, "steps_frame", lambda log: frame(log).assign(clipped_ratio=0.0))
     graded = []
 
     def counted(completions, **columns):
@@ -354,8 +355,8 @@ def test_a_run_that_leaves_out_nearly_all_completions_ends_at_once(
     truncated, masked, ends, train, tmp_path, monkeypatch
 ):
     model = save_chat_policy(tmp_path / "model")  # its completions have ten tokens or so
-    frame = training._frame
-    monkeypatch.setattr(training, "_frame", lambda log: frame(log).assign(clipped_ratio=truncated))
+    frame = training.steps_frame
+    monkeypatch.setattr(training, "steps_frame", lambda log: frame(log).assign(clipped_ratio=truncated))
     settings = replace(SMALL, max_completion_length=30, max_steps=4, mask_truncated_completions=masked)
     try:
         trainer, _ = train(settings=settings, model=model)
@@ -471,6 +472,14 @@ def test_a_notebook_gets_one_picture_that_the_clock_redraws_in_place(train, monk
     assert {(one["max_steps"], one["extra"]) for one in drawn} == {(6, ("clipped_ratio",))}
     assert drawn[1]["seconds_left"] == pytest.approx(2, abs=1) and drawn[-1]["seconds_left"] == 0
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_of_no_steps_says_so(folder, tmp_path, capsys):
+    trainer = build_trainer(SMALL, *load_policy(folder), PROBLEMS, vowels, tmp_path / "run")
+    trainer.train_dataset = trainer.train_dataset.select(range(SMALL.prompts_per_step - 1))
+    trainer.train()
+    assert trainer.state.global_step == 0 and history_frame(trainer).empty
+    assert capsys.readouterr().out.startswith("No step was taken: one step needs more prompts")
 
 
 def test_a_column_that_the_history_lacks_is_named(train):

@@ -21,10 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from tools.record import qwen
 
         return _until_interrupted(lambda: qwen.main(arguments[1:]))
+    width = max(map(len, EXPERIMENTS)) + 2
     parser = argparse.ArgumentParser(
         prog="python -m tools.record",
         description="Run a recorded experiment and add its rows to CSV files.",
-        epilog="\n".join(f"  {name:<14}{what}" for name, what in EXPERIMENTS.items()),
+        epilog="\n".join(f"  {name:<{width}}{what}" for name, what in EXPERIMENTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=EXPERIMENTS)

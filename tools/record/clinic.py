@@ -22,10 +22,10 @@ from helpers.policy import convert_weights
 from helpers.problems import Problem
 from helpers.profiles import Settings, profile_settings
 from helpers.rewards import constant_reward, passes_tests, random_reward, seeded
-from helpers.rollout import group_rollout
+from helpers.run_folder import COLUMNS
 from helpers.runtime import CourseError
-from helpers.training import COLUMNS, ResumableTrainer, RewardFunction, build_trainer, history_frame
-from tools.record.loop import Row, Rows, Start, prepare, run_by_run, scores_of, settings_of, truth_of
+from helpers.training import ResumableTrainer, RewardFunction, build_trainer, history_frame
+from tools.record.loop import Row, Rows, Start, prepare, run_by_run, scores_of, settings_of
 from tools.record.weak_verifiers import exit_code, writes_exit
 
 CURVES, SCORES, COMPLETIONS = FILES = ("clinic_curves.csv", "clinic_scores.csv", "clinic_completions.csv")
@@ -38,7 +38,6 @@ CHAT_TEMPLATE = (
 )
 UNGRADED = 1 / 3  # of the problems have no verdict in the patient that counts None as 0
 WRONG_BETA = -1.0
-END_TEMPERATURE = 1.75
 
 
 @dataclass(frozen=True)
@@ -99,30 +98,26 @@ def give_template(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = CHAT_TEMPLATE
 
 
-def mask_ends(only_of_right_ones: bool) -> Callable[[ResumableTrainer, Start], None]:
-    """Leave the end token out of the loss: of all completions, or of the right ones only.
+def mask_ends(only_wrong_ends: bool) -> Callable[[ResumableTrainer, Start], None]:
+    """Leave the end tokens out of the loss, or everything but the end tokens of the wrong completions.
 
-    The first is what a mask does that compares ids with a padding token equal to the end token. The second is what
-    happens if answers that were cut off are paid when they pass: the right ones have no end token, and the end
-    tokens of the wrong ones are pushed down.
+    The first is what a mask does that compares ids with a padding token equal to the end token. The second is an
+    extreme form of what happens if answers that were cut off are paid when they pass: the right ones have no end token,
+    and the end tokens of the wrong ones are pushed down. A milder form did not move the bundled model in twelve steps,
+    because it is nearly certain of its end token.
     """
 
     def plant(trainer: ResumableTrainer, start: Start) -> None:
-        settings, owners = start.settings, {problem.prompt: problem for problem in start.train}
-        limits = {"max_completion_length": settings.max_completion_length, "seed": settings.seed}
-        inner = group_rollout(temperature=settings.temperature, batch_size=settings.completions_per_step, **limits)
-        end = start.tokenizer.eos_token_id
+        inner, end = trainer._generate_and_score_completions, start.tokenizer.eos_token_id
 
-        def rollout(prompts: list, running: ResumableTrainer) -> dict[str, Any]:
-            output = inner(prompts, running)
-            ids = output["completion_ids"]
-            texts = start.tokenizer.batch_decode(ids, skip_special_tokens=True)
-            right = truth_of([owners[prompt] for prompt in prompts], texts)
-            hidden = [bool(passed) or not only_of_right_ones for passed in right]
-            rows = zip(hidden, ids, strict=True)
-            return output | {"env_mask": [[int(not (hide and id == end)) for id in row] for hide, row in rows]}
+        def planted(inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            output = inner(inputs)
+            is_end, advantages = output["completion_ids"] == end, output["advantages"].unsqueeze(1)
+            counts = is_end & (advantages < 0) if only_wrong_ends else ~is_end
+            # With an advantage of 0, a token has no part in the loss. A mask would also change what TRL logs.
+            return output | {"advantages": advantages * counts}
 
-        trainer.rollout_func = rollout
+        trainer._generate_and_score_completions = planted  # type: ignore[method-assign]
 
     return plant
 
@@ -149,10 +144,9 @@ PATIENTS = {
     "healthy": Patient(),
     "healthy, other settings": Patient({"prompts_per_step": 4, "num_generations": 16, "scale_rewards": "group"}),
     "random reward": Patient(reward=random_reward),
-    "end token masked away": Patient(trainer=mask_ends(only_of_right_ones=False)),
+    "end token masked away": Patient(trainer=mask_ends(only_wrong_ends=False)),
     "every completion cut off": Patient({"max_completion_length": 8}),
-    # At temperature 1 the bundled model is so sure of its end token that nothing moves it within 30 steps.
-    "unlearns to end": Patient({"temperature": END_TEMPERATURE}, trainer=mask_ends(only_of_right_ones=True)),
+    "unlearns to end": Patient(trainer=mask_ends(only_wrong_ends=True)),
     "unknown chat template": Patient(tokenizer=give_template),
     "constant reward": Patient(reward=constant_reward),
     "None counted as 0": Patient(reward=none_as_zero),
@@ -197,7 +191,7 @@ def treat(start: Start, patient: Patient) -> Rows:
     model, ended_by = patient.model(own.policy, settings), ""
     with tempfile.TemporaryDirectory() as folder:
         reward = seeded(patient.reward, settings.seed)
-        # The usual Progress cannot show a run of no steps.
+        # A record needs no live curve.
         options: dict[str, Any] = {"allow_no_signal": True, "progress": TrainerCallback()}
         trainer = build_trainer(settings, model, own.tokenizer, own.train, reward, folder, **options)
         patient.trainer(trainer, own)
