@@ -1,4 +1,4 @@
-"""Draw what only one notebook shows: the two loops, memory, learned rewards, verifiers, exploits, clipping.
+"""Draw what only one notebook shows: loops, memory, learned rewards, verifiers, exploits, pushes, clipping, seeds.
 
 Each function returns a `Picture` for `figures.show`, as the charts of `helpers.figures` do.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgba
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from helpers import figures
 from helpers.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION, YELLOW, Picture
@@ -296,13 +296,87 @@ def clip_quadrants(losses: Mapping[int, pd.Series], low: float, high: float) -> 
         aim = "more" if advantage > 0 else "less"
         panels[f"advantage {advantage:+d}: make it {aim} likely"] = lines.rename_axis("ratio, new over old")
     fig = figures.line_panels(panels, "loss of the token", sharey=False)
-    for axis in fig.axes:
+    for axis, (advantage, loss) in zip(fig.axes, losses.items(), strict=True):
         for ratio in (low, 1, high):
             axis.axvline(ratio, color=BLACK, linewidth=1, linestyle="-" if ratio == 1 else ":")
+        # The arrow shows where the gradient takes a token that has moved the wrong way: down the slope, towards 1.
+        away = loss.index < low if advantage > 0 else loss.index > high
+        start, end = sorted((loss.index[away][0], loss.index[away][-1]), key=lambda ratio: -loss[ratio])
+        lift = 0.12 * (loss.max() - loss.min())
+        arrow = {"arrowstyle": "-|>", "linewidth": 1.8, "color": VERMILLION}
+        axis.annotate("", (end, loss[end] + lift), (start, loss[start] + lift), arrowprops=arrow)
+        where = {"ha": "left", "x": start} if advantage > 0 else {"ha": "right", "x": start}
+        axis.text(y=loss[start] + 1.4 * lift, s="wrong way:\nbrought back", fontsize=8.5, color=VERMILLION, **where)
+        axis.margins(y=0.2)
     return fig.describe(
         "Two line charts of a token's loss over the ratio, for advantage +1 and advantage -1.",
         f"With advantage +1 the loss falls up to {high:g} and is flat above. With advantage -1 it is flat below "
         f"{low:g} and rises from there. Where it is flat, the gradient is 0.",
+    )
+
+
+def group_pushes(
+    completions: Sequence[Sequence[str]], advantages: Sequence[float], sums: Mapping[str, Sequence[float]]
+) -> Picture:
+    """Draw the tokens of a group, coloured by their completion's advantage, and below them the pushes added up.
+
+    All completions have the same number of tokens. `sums` is token -> the sum of the pushes at each place, for the
+    tokens that tell the completions apart.
+    """
+    places = len(completions[0])
+    scale = max(map(abs, advantages)) or 1.0
+    fig = Picture(0.27 * len(completions) + 2.3)
+    top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[len(completions), 4])
+    for y, (tokens, advantage) in enumerate(zip(completions, advantages, strict=True)):
+        colour = to_rgba(VERMILLION if advantage < 0 else BLUE, 0.5 * abs(advantage) / scale)
+        for x, token in enumerate(tokens):
+            differs = len({other[x] for other in completions}) > 1
+            edge = {"edgecolor": BLACK, "linewidth": 1.5} if differs else {"edgecolor": "white"}
+            top.add_patch(Rectangle((x - 0.48, y - 0.44), 0.96, 0.88, facecolor=colour, **edge))
+            text = {"<|endoftext|>": "end", "\n": "↵"}.get(token, token.strip(" ").replace("\n", "↵") or "␣")
+            top.text(x, y, text, ha="center", va="center", fontsize=7, family="monospace")
+    figures.fit_boxes(top, places, len(completions))
+    top.set_yticks(range(len(completions)), [f"{advantage:+.3f}" for advantage in advantages], fontsize=8)
+    figures.label_axis(top, "", "advantage", "The group: each row is a completion")
+    top.grid(False)
+    for (token, values), colour, hatch in zip(sums.items(), (BLUE, ORANGE), ("", "//"), strict=True):
+        bottom.bar(
+            range(places), values, 0.8, color=colour, hatch=hatch, edgecolor="white", label=f"on {token.strip()}"
+        )
+    bottom.axhline(0, color=BLACK, linewidth=0.8)
+    figures.label_axis(bottom, "place of the token", "sum of\nthe pushes", "")
+    bottom.set_xticks(range(places), [str(place + 1) for place in range(places)])
+    bottom.legend(frameon=False, fontsize=9, loc="upper left")
+    ends = "; ".join(
+        f"{token.strip()}: {max(values, key=abs):+.4f} at place {1 + max(range(places), key=lambda i: abs(values[i]))}"
+        for token, values in sums.items()
+    )
+    return fig.describe(
+        f"Grid of the tokens of {len(completions)} completions, coloured by advantage (blue is positive, orange is "
+        "negative), and bars of the summed pushes at each place.",
+        f"All tokens of a completion share its advantage. The pushes add up to 0 except where the framed tokens differ. "
+        f"Largest sums: {ends}.",
+        pd.DataFrame({f"sum of the pushes on {token.strip()}": values for token, values in sums.items()}),
+    )
+
+
+def seed_dots(scores: pd.Series, xlabel: str, title: str) -> Picture:
+    """Draw a dot for each seed of each run, and a line at the mean. The index of `scores` is (run, seed)."""
+    runs = list(scores.index.unique(0))
+    fig = Picture(0.34 * len(runs) + 1.1)
+    axis = fig.subplots()
+    means = scores.groupby(level=0).mean()
+    for y, run in enumerate(runs):
+        axis.plot(scores.loc[run], [y] * len(scores.loc[run]), "o", color=BLUE, alpha=0.6)
+        axis.plot([means[run]] * 2, [y - 0.35, y + 0.35], color=BLACK, linewidth=2)
+    figures.label_axis(axis, xlabel, "", title, ylim=(len(runs) - 0.5, -0.5))
+    axis.set_yticks(range(len(runs)), runs)
+    axis.grid(axis="x", alpha=0.25)
+    found = "; ".join(f"{run} {means[run]:.1f}" for run in runs)
+    return fig.describe(
+        f"Dot chart. {title}: a dot for each seed of each run.",
+        f"Dots are seeds, lines their means. {xlabel}: {found}.",
+        scores.unstack(0)[runs],
     )
 
 
