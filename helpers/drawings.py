@@ -305,9 +305,9 @@ def clip_quadrants(losses: Mapping[int, pd.Series], low: float, high: float) -> 
         lift = 0.12 * (loss.max() - loss.min())
         arrow = {"arrowstyle": "-|>", "linewidth": 1.8, "color": VERMILLION}
         axis.annotate("", (end, loss[end] + lift), (start, loss[start] + lift), arrowprops=arrow)
-        where = {"ha": "left", "x": start} if advantage > 0 else {"ha": "right", "x": start}
-        axis.text(y=loss[start] + 1.4 * lift, s="wrong way:\nbrought back", fontsize=8.5, color=VERMILLION, **where)
-        axis.margins(y=0.2)
+        place: dict[str, Any] = {"x": 0.03, "ha": "left"} if advantage > 0 else {"x": 0.97, "ha": "right"}
+        words = "moved the wrong way:\nbrought back"
+        axis.text(y=0.32, s=words, color=VERMILLION, fontsize=8.5, transform=axis.transAxes, **place)
     return fig.describe(
         "Two line charts of a token's loss over the ratio, for advantage +1 and advantage -1.",
         f"With advantage +1 the loss falls up to {high:g} and is flat above. With advantage -1 it is flat below "
@@ -334,7 +334,7 @@ def group_pushes(
             edge = {"edgecolor": BLACK, "linewidth": 1.5} if differs else {"edgecolor": "white"}
             top.add_patch(Rectangle((x - 0.48, y - 0.44), 0.96, 0.88, facecolor=colour, **edge))
             text = {"<|endoftext|>": "end", "\n": "↵"}.get(token, token.strip(" ").replace("\n", "↵") or "␣")
-            top.text(x, y, text, ha="center", va="center", fontsize=7, family="monospace")
+            top.text(x, y, text, ha="center", va="center", fontsize=6.5, family="monospace")
     figures.fit_boxes(top, places, len(completions))
     top.set_yticks(range(len(completions)), [f"{advantage:+.3f}" for advantage in advantages], fontsize=8)
     figures.label_axis(top, "", "advantage", "The group: each row is a completion")
@@ -354,7 +354,7 @@ def group_pushes(
     return fig.describe(
         f"Grid of the tokens of {len(completions)} completions, coloured by advantage (blue is positive, orange is "
         "negative), and bars of the summed pushes at each place.",
-        f"All tokens of a completion share its advantage. The pushes add up to 0 except where the framed tokens differ. "
+        "All tokens of a completion share its advantage. The pushes add up to 0 except where the framed tokens differ. "
         f"Largest sums: {ends}.",
         pd.DataFrame({f"sum of the pushes on {token.strip()}": values for token, values in sums.items()}),
     )
