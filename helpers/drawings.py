@@ -304,10 +304,10 @@ def clip_quadrants(losses: Mapping[int, pd.Series], low: float, high: float) -> 
         start, end = sorted((loss.index[away][0], loss.index[away][-1]), key=lambda ratio: -loss[ratio])
         lift = 0.12 * (loss.max() - loss.min())
         arrow = {"arrowstyle": "-|>", "linewidth": 1.8, "color": VERMILLION}
-        axis.annotate("", (end, loss[end] + lift), (start, loss[start] + lift), arrowprops=arrow)
+        axis.annotate("", (end, loss[end] - lift), (start, loss[start] - lift), arrowprops=arrow)
         place: dict[str, Any] = {"x": 0.03, "ha": "left"} if advantage > 0 else {"x": 0.97, "ha": "right"}
-        words = "moved the wrong way:\nbrought back"
-        axis.text(y=0.32, s=words, color=VERMILLION, fontsize=8.5, transform=axis.transAxes, **place)
+        words = "moved the\nwrong way:\nbrought back"
+        axis.text(y=0.1, s=words, color=VERMILLION, fontsize=8.5, transform=axis.transAxes, **place)
     return fig.describe(
         "Two line charts of a token's loss over the ratio, for advantage +1 and advantage -1.",
         f"With advantage +1 the loss falls up to {high:g} and is flat above. With advantage -1 it is flat below "
