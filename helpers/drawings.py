@@ -323,32 +323,36 @@ def group_pushes(
     All completions have the same number of tokens. `sums` is token -> the sum of the pushes at each place, for the
     tokens that tell the completions apart.
     """
-    places = len(completions[0])
+    places = range(len(completions[0]))
     scale = max(map(abs, advantages)) or 1.0
-    fig = Picture(0.27 * len(completions) + 2.3)
-    top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[len(completions), 4])
+    fig = Picture(0.22 * len(completions) + 2.9)
+    top, bottom = fig.subplots(2, 1, height_ratios=[len(completions), 4])
+    columns = [{_visible(tokens[x]) for tokens in completions} for x in places]
     for y, (tokens, advantage) in enumerate(zip(completions, advantages, strict=True)):
         colour = to_rgba(VERMILLION if advantage < 0 else BLUE, 0.5 * abs(advantage) / scale)
-        for x, token in enumerate(tokens):
-            differs = len({other[x] for other in completions}) > 1
-            edge = {"edgecolor": BLACK, "linewidth": 1.5} if differs else {"edgecolor": "white"}
+        for x in places:
+            # A token that all share is the head of its column. The others stand in their boxes, with a frame.
+            alone = len(columns[x]) > 1
+            edge = {"edgecolor": BLACK, "linewidth": 1.5} if alone else {"edgecolor": "white"}
             top.add_patch(Rectangle((x - 0.48, y - 0.44), 0.96, 0.88, facecolor=colour, **edge))
-            text = {"<|endoftext|>": "end", "\n": "↵"}.get(token, token.strip(" ").replace("\n", "↵") or "␣")
-            top.text(x, y, text, ha="center", va="center", fontsize=6.5, family="monospace")
-    figures.fit_boxes(top, places, len(completions))
-    top.set_yticks(range(len(completions)), [f"{advantage:+.3f}" for advantage in advantages], fontsize=8)
-    figures.label_axis(top, "", "advantage", "The group: each row is a completion")
+            if alone:
+                top.text(x, y, _visible(tokens[x]), ha="center", va="center", fontsize=8, family="monospace")
+    figures.fit_boxes(top, len(places), len(completions))
+    top.set_yticks(range(len(completions)), [f"{advantage:+.3f}" for advantage in advantages])
+    figures.label_axis(top, "", "advantage", "A group: each row is a completion, each column a token")
     top.grid(False)
+    heads = [min(column) if len(column) == 1 else "" for column in columns]
+    top.tick_params(labeltop=True, labelbottom=False)
+    top.set_xticks(places, heads, rotation=90, family="monospace")
     for (token, values), colour, hatch in zip(sums.items(), (BLUE, ORANGE), ("", "//"), strict=True):
-        bottom.bar(
-            range(places), values, 0.8, color=colour, hatch=hatch, edgecolor="white", label=f"on {token.strip()}"
-        )
+        bottom.bar(places, values, 0.8, color=colour, hatch=hatch, edgecolor="white", label=f"on {token.strip()}")
     bottom.axhline(0, color=BLACK, linewidth=0.8)
-    figures.label_axis(bottom, "place of the token", "sum of\nthe pushes", "")
-    bottom.set_xticks(range(places), [str(place + 1) for place in range(places)])
+    figures.label_axis(bottom, "place of the token", "push", "The pushes of all completions, added up")
+    bottom.set_xlim(-0.5, len(places) - 0.5)
+    bottom.set_xticks(places, [str(place + 1) for place in places])
     bottom.legend(frameon=False, fontsize=9, loc="upper left")
     ends = "; ".join(
-        f"{token.strip()}: {max(values, key=abs):+.4f} at place {1 + max(range(places), key=lambda i: abs(values[i]))}"
+        f"{token.strip()}: {max(values, key=abs):+.4f} at place {1 + max(places, key=lambda x: abs(values[x]))}"
         for token, values in sums.items()
     )
     return fig.describe(
@@ -360,10 +364,15 @@ def group_pushes(
     )
 
 
+def _visible(token: str) -> str:
+    """Return a token as text without its outer spaces; a token of nothing else is shown as "␣"."""
+    return "end" if token == "<|endoftext|>" else token.strip(" ").replace("\n", "↵") or "␣"
+
+
 def seed_dots(scores: pd.Series, xlabel: str, title: str) -> Picture:
     """Draw a dot for each seed of each run, and a line at the mean. The index of `scores` is (run, seed)."""
     runs = list(scores.index.unique(0))
-    fig = Picture(0.34 * len(runs) + 1.1)
+    fig = Picture(0.34 * len(runs) + 1.4)
     axis = fig.subplots()
     means = scores.groupby(level=0).mean()
     for y, run in enumerate(runs):

@@ -452,6 +452,7 @@ def test_a_group_s_tokens_have_the_colour_of_their_advantage_and_a_frame_where_t
     assert colours == [figures.BLUE] * 2 + [figures.VERMILLION] * 2
     assert [box.get_linewidth() > 1 for box in top.patches] == [False, True] * 2
     assert [label.get_text() for label in top.get_yticklabels()] == ["+0.500", "-0.500"]
+    assert [text.get_text() for text in top.texts] == [">", ">="]
     assert [bar.get_height() for bar in bottom.patches] == [0.0, 0.1, 0.0, -0.1]
 
 
