@@ -721,6 +721,7 @@ def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
         ("03.4", "negation", 'For `rewards x 10` you predicted "down"'),
         ("03.4", "trains the policy itself", "Does it change the policy itself?"),
         ("03.4", "the sign turned", "is the sign of the loss right?"),
+        ("03.4", "neighbour: no baseline", "What removes a shift?"),
         ("03.4", "in per cent", "a probability, as a number"),
         ("04.2", "in percent", "a share between 0 and 1"),
         ("04.2", "neighbour: groups of eight", "Your run has groups of 8."),

@@ -94,6 +94,11 @@ def exercise_4(predicted: Any, chance_after: Any, rewards: Any) -> None:
         "With the real rewards the probability should end higher than with equal ones, which give no gradient. Is the "
         "mean subtracted, and is the sign of the loss right?"
     )
+    shifted = chance_after(rewards + 5)
+    assert abs(shifted - real) < SMALL, (
+        f"Rewards of 5 and 6 should do what rewards of 0 and 1 do, but they end at {shifted:.1%}, and the real ones at "
+        f"{real:.1%}. What removes a shift?"
+    )
     for case in cases:
         change = found[case] - start
         went = "same" if abs(change) < SMALL else "up" if change > 0 else "down"
