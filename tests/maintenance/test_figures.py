@@ -47,8 +47,6 @@ QUADRANTS = {
     -1: pd.Series([0.8, 0.8, 1.0, 1.2, 1.5], index=RATIOS),
 }
 REWARDS = pd.DataFrame({"step": [1, 2], "reward": [0.5, 0.8], "low": [0.4, 0.7], "high": [0.6, 0.9]})
-TOKENS = [f"t{number}" for number in range(13)]  # two lines
-STRIPS = {"log-prob.": [-0.5] * 12 + [-1.0], "advantage": [0.25] * 13}
 
 WRITTEN = [[" if", " >"], [" if", " >="]]
 SEEDS = pd.Series(
@@ -100,7 +98,6 @@ DRAWN = {
     "panels": lambda: figures.line_panels({"Signal": ARCHES, "Again": ARCHES}, "fraction of the groups"),
     "bars": lambda: figures.grouped_bars(WEIGHTS, "weight", "Weights"),
     "dots": lambda: figures.grouped_bars(WEIGHTS, "weight", "Weights", log=True),
-    "strip": lambda: figures.token_strip(TOKENS, STRIPS),
     "pushes": lambda: drawings.group_pushes(WRITTEN, [0.5, -0.5], {" >": [0.0, 0.1], " >=": [0.0, -0.1]}),
     "seeds": lambda: drawings.seed_dots(SEEDS, "pass@1 in %", "Baselines"),
     "quadrants": lambda: drawings.clip_quadrants(QUADRANTS, low=0.8, high=1.2),
@@ -427,23 +424,6 @@ def test_dots_on_a_logarithmic_axis_have_a_shape_for_each_column():
     assert [line.get_ydata()[0] for line in axis.lines] == [0.125, 0.042]
     assert len({line.get_marker() for line in axis.lines}) == 2 and axis.get_yscale() == "log"
     assert axis.get_ylabel() == "weight (logarithmic)"
-
-
-def test_token_strips_share_one_colour_scale():
-    fig = DRAWN["strip"]()
-    axis = fig.axes[0]
-    boxes = axis.patches
-    assert len(boxes) == 26
-    assert [to_hex(box.get_facecolor()).upper() for box in boxes[:2]] == [figures.VERMILLION, figures.BLUE]
-    # The values are -0.5, +0.25, ..., and the largest of both rows is 1.
-    assert [box.get_facecolor()[3] for box in boxes[:2]] == pytest.approx([0.375, 0.1875])
-    assert "strongest at ±1" in axis.get_title()
-    shown = [text.get_text() for text in axis.texts]
-    assert [text for text in shown if text.startswith("t")] == TOKENS
-    assert shown.count("-0.50") == 12 and shown.count("-1.00") == 1 and shown.count("+0.25") == 13
-    assert list(axis.get_yticks()) == pytest.approx(sorted({box.get_y() + 0.46 for box in boxes}))
-    given = figures.token_strip(TOKENS, STRIPS, scale=0.5).axes[0].patches
-    assert [box.get_facecolor()[3] for box in given[:2]] == pytest.approx([0.75, 0.375])
 
 
 def test_a_group_s_tokens_have_the_colour_of_their_advantage_and_a_frame_where_they_differ():
