@@ -17,7 +17,6 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
