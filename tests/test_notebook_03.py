@@ -1,6 +1,7 @@
 """Notebook 03: every cell can be run again, in any sensible order, and what it says first comes first."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -8,19 +9,24 @@ from test_notebooks import code_of, names_in
 from try_exercises import source_of, tagged
 
 PATH = Path(__file__).resolve().parent.parent / "notebooks" / "03_group_relative_advantages.ipynb"
+DEFINITION = re.compile(r"^(?:def|class) (\w+)", re.MULTILINE)
 CELLS = json.loads(PATH.read_text(encoding="utf-8"))["cells"]
 
 
 def names_of_two_cells(cells):
-    """Names that two cells make and a third one takes: "cell id: name". What it gets depends on the order."""
+    """Names that two cells make, and that a third one takes or one defines: "cell id: name".
+
+    What such a name means depends on the order in which the cells run.
+    """
     plain = [cell for cell in code_of(cells) if not tagged(cell, "exercise")]
     names = {cell["id"]: names_in(source_of(cell)) for cell in plain}
     imported = {name for cell in plain for name in imports_of(source_of(cell))}
+    defined = {name for cell in plain for name in DEFINITION.findall(source_of(cell))}
     makers = Counter(name for made, _ in names.values() for name in made - imported)
     return [
         f"{place}: {name}"
         for place, (made, taken) in names.items()
-        for name in sorted(taken - made)
+        for name in sorted(taken - made | made & defined)
         if makers[name] > 1
     ]
 
@@ -42,6 +48,8 @@ def test_a_name_that_is_used_for_two_things_is_found():
     reused = [cell("a", "batch = 1"), cell("b", "print(batch)"), cell("c", "batch = [2]")]
     assert names_of_two_cells(reused) == ["b: batch"]
     assert names_of_two_cells(reused[:2]) == []
+    functions = [cell("a", "def f(): return f"), cell("b", "f = 1\nprint(f)")]
+    assert names_of_two_cells(functions) == ["a: f", "b: f"]
     # A loop variable that stays in its cell harms nobody, nor does a second import.
     assert names_of_two_cells([cell("a", "for i in x: print(i)"), cell("b", "for i in y: print(i)")]) == []
     assert names_of_two_cells([cell("a", "import os"), cell("b", "import os"), cell("c", "os.sep")]) == []
