@@ -1,6 +1,7 @@
-"""Draw what only one notebook shows: the two loops, memory, learned rewards, verifiers, exploits, clipping.
+"""Draw what only one notebook shows: loops, memory, learned rewards, verifiers, exploits, pushes, clipping, seeds.
 
-Each function returns a `Picture` for `figures.show`, as the charts of `helpers.figures` do.
+Each function returns a `Picture` for `figures.show`, as the charts of `helpers.figures` do. The module is long because it
+has a function for each of these pictures; they share little.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgba
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from helpers import figures
 from helpers.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION, YELLOW, Picture
@@ -300,13 +301,96 @@ def clip_quadrants(losses: Mapping[int, pd.Series], low: float, high: float) -> 
         aim = "more" if advantage > 0 else "less"
         panels[f"advantage {advantage:+d}: make it {aim} likely"] = lines.rename_axis("ratio, new over old")
     fig = figures.line_panels(panels, "loss of the token", sharey=False)
-    for axis in fig.axes:
+    for axis, (advantage, loss) in zip(fig.axes, losses.items(), strict=True):
         for ratio in (low, 1, high):
             axis.axvline(ratio, color=BLACK, linewidth=1, linestyle="-" if ratio == 1 else ":")
+        # The arrow shows where the gradient takes a token that has moved the wrong way: down the slope, towards 1.
+        away = loss.index < low if advantage > 0 else loss.index > high
+        start, end = sorted((loss.index[away][0], loss.index[away][-1]), key=lambda ratio: -loss[ratio])
+        lift = 0.12 * (loss.max() - loss.min())
+        arrow = {"arrowstyle": "-|>", "linewidth": 1.8, "color": VERMILLION}
+        axis.annotate("", (end, loss[end] - lift), (start, loss[start] - lift), arrowprops=arrow)
+        place: dict[str, Any] = {"x": 0.03, "ha": "left"} if advantage > 0 else {"x": 0.97, "ha": "right"}
+        words = "moved the\nwrong way:\nbrought back"
+        axis.text(y=0.1, s=words, color=VERMILLION, fontsize=8.5, transform=axis.transAxes, **place)
     return fig.describe(
         "Two line charts of a token's loss over the ratio, for advantage +1 and advantage -1.",
         f"With advantage +1 the loss falls up to {high:g} and is flat above. With advantage -1 it is flat below "
         f"{low:g} and rises from there. Where it is flat, the gradient is 0.",
+    )
+
+
+def group_pushes(
+    completions: Sequence[Sequence[str]], advantages: Sequence[float], sums: Mapping[str, Sequence[float]]
+) -> Picture:
+    """Draw the tokens of a group, coloured by their completion's advantage, and below them the pushes added up.
+
+    All completions have the same number of tokens. `sums` is token -> the sum of the pushes at each place, for the
+    tokens that tell the completions apart.
+    """
+    places = range(len(completions[0]))
+    scale = max(map(abs, advantages)) or 1.0
+    fig = Picture(0.22 * len(completions) + 2.9)
+    top, bottom = fig.subplots(2, 1, height_ratios=[len(completions), 4])
+    columns = [{_visible(tokens[x]) for tokens in completions} for x in places]
+    for y, (tokens, advantage) in enumerate(zip(completions, advantages, strict=True)):
+        colour = to_rgba(VERMILLION if advantage < 0 else BLUE, 0.5 * abs(advantage) / scale)
+        for x in places:
+            # A token that all share is the head of its column. The others stand in their boxes, with a frame.
+            alone = len(columns[x]) > 1
+            edge = {"edgecolor": BLACK, "linewidth": 1.5} if alone else {"edgecolor": "white"}
+            top.add_patch(Rectangle((x - 0.48, y - 0.44), 0.96, 0.88, facecolor=colour, **edge))
+            if alone:
+                top.text(x, y, _visible(tokens[x]), ha="center", va="center", fontsize=8, family="monospace")
+    figures.fit_boxes(top, len(places), len(completions))
+    top.set_yticks(range(len(completions)), [f"{advantage:+.3f}" for advantage in advantages])
+    figures.label_axis(top, "", "advantage", "A group: each row is a completion, each column a token")
+    top.grid(False)
+    heads = [min(column) if len(column) == 1 else "" for column in columns]
+    top.tick_params(labeltop=True, labelbottom=False)
+    top.set_xticks(places, heads, rotation=90, family="monospace")
+    for (token, values), colour, hatch in zip(sums.items(), (BLUE, ORANGE), ("", "//"), strict=True):
+        bottom.bar(places, values, 0.8, color=colour, hatch=hatch, edgecolor="white", label=f"on {token.strip()}")
+    bottom.axhline(0, color=BLACK, linewidth=0.8)
+    figures.label_axis(bottom, "place of the token", "push", "The pushes of all completions, added up")
+    bottom.set_xlim(-0.5, len(places) - 0.5)
+    bottom.set_xticks(places, [str(place + 1) for place in places])
+    bottom.legend(frameon=False, fontsize=9, loc="upper left")
+    ends = "; ".join(
+        f"{token.strip()}: {max(values, key=abs):+.4f} at place {1 + max(places, key=lambda x: abs(values[x]))}"
+        for token, values in sums.items()
+    )
+    return fig.describe(
+        f"Grid of the tokens of {len(completions)} completions, coloured by advantage (blue is positive, orange is "
+        "negative), and bars of the summed pushes at each place.",
+        "All tokens of a completion share its advantage. The pushes add up to 0 except where the framed tokens differ. "
+        f"Largest sums: {ends}.",
+        pd.DataFrame({f"sum of the pushes on {token.strip()}": values for token, values in sums.items()}),
+    )
+
+
+def _visible(token: str) -> str:
+    """Return a token as text without its outer spaces; a token of nothing else is shown as "␣"."""
+    return "end" if token == "<|endoftext|>" else token.strip(" ").replace("\n", "↵") or "␣"
+
+
+def seed_dots(scores: pd.Series, xlabel: str, title: str) -> Picture:
+    """Draw a dot for each seed of each run, and a line at the mean. The index of `scores` is (run, seed)."""
+    runs = list(scores.index.unique(0))
+    fig = Picture(0.34 * len(runs) + 1.4)
+    axis = fig.subplots()
+    means = scores.groupby(level=0).mean()
+    for y, run in enumerate(runs):
+        axis.plot(scores.loc[run], [y] * len(scores.loc[run]), "o", color=BLUE, alpha=0.6)
+        axis.plot([means[run]] * 2, [y - 0.35, y + 0.35], color=BLACK, linewidth=2)
+    figures.label_axis(axis, xlabel, "", title, ylim=(len(runs) - 0.5, -0.5))
+    axis.set_yticks(range(len(runs)), runs)
+    axis.grid(axis="x", alpha=0.25)
+    found = "; ".join(f"{run} {means[run]:.1f}" for run in runs)
+    return fig.describe(
+        f"Dot chart. {title}: a dot for each seed of each run.",
+        f"Dots are seeds, lines their means. {xlabel}: {found}.",
+        scores.unstack(0)[runs],
     )
 
 

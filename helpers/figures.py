@@ -17,7 +17,6 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import DisplayHandle, display
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
@@ -306,34 +305,6 @@ def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = Fa
     kind = "Dot chart on a logarithmic axis" if log else "Bar chart"
     ranges = "; ".join(f"{name} from {column.min():.3g} to {column.max():.3g}" for name, column in frame.items())
     return fig.describe(f"{kind} of {ylabel}. {title}.", f"{ylabel}: {ranges}.", frame)
-
-
-def token_strip(tokens: Sequence[str], rows: Mapping[str, Sequence[float]], scale: float | None = None) -> Picture:
-    """Draw the tokens of a completion, and under each token a coloured box for each of the `rows` (name -> numbers).
-
-    All boxes share one colour scale, from -`scale` to `scale`, by default the largest absolute value. Give several
-    figures the same `scale` if readers should compare them.
-    """
-    per_line, height = 11, len(rows) + 1.4
-    lines = -(-len(tokens) // per_line)
-    scale = scale or max(abs(value) for values in rows.values() for value in values) or 1.0
-    fig = Picture(0.33 * height * lines + 0.55)
-    axis = fig.subplots()
-    for number, token in enumerate(tokens):
-        x, top = number % per_line, height * (number // per_line)
-        axis.text(x, top, token, ha="center", va="center", fontsize=9, family="monospace", fontweight="bold")
-        for below, values in enumerate(rows.values(), 1):
-            value = values[number]
-            colour = to_rgba(VERMILLION if value < 0 else BLUE, 0.75 * min(1, abs(value) / scale))
-            draw_box(axis, x, top + below, f"{value:+.2f}", facecolor=colour, edgecolor=BLACK)
-    axis.set_title(f"colour: orange is negative, blue is positive, strongest at ±{scale:.2g}", fontsize=9)
-    ticks = [height * line + below for line in range(lines) for below in range(1, len(rows) + 1)]
-    axis.set_yticks(ticks, list(rows) * lines, fontsize=9)
-    axis.set_xticks([])
-    fit_boxes(axis, per_line, height * lines - 0.3)
-    ranges = "; ".join(f"{name} from {min(values):+.2f} to {max(values):+.2f}" for name, values in rows.items())
-    alt = f"Strips of the {len(tokens)} tokens of a completion: {', '.join(rows)}."
-    return fig.describe(alt, f"{ranges}.", pd.DataFrame({"token": tokens, **rows}))
 
 
 def label_axis(axis: Axes, xlabel: str, ylabel: str, title: str, **more: Any) -> None:

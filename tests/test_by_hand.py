@@ -31,10 +31,13 @@ def test_the_loop_is_what_the_tagged_cells_make(tmp_path):
         by_hand.loop_of(notebook(tmp_path, ("def train_by_hand(): ...", "exercise")))
 
 
-def test_the_notebook_s_loop_has_at_most_80_lines(root):
+def test_the_notebook_s_loop_has_about_100_lines(root):
     cells = json.loads((root / by_hand.NOTEBOOK).read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if "by-hand" in cell["metadata"].get("tags", []))
-    assert 40 < sum(bool(line.strip()) for line in source.splitlines()) <= 80
+    assert 95 <= sum(bool(line.strip()) for line in source.splitlines()) <= 105
+    imports = [line for line in source.splitlines() if line.startswith(("import", "from helpers"))]
+    # Nothing is hidden: apart from torch, only the verifier is imported from elsewhere.
+    assert imports == ["import torch", "from helpers.rewards import passes_tests"]
 
 
 def test_both_ways_are_measured_from_the_same_start(tmp_path, root, monkeypatch):
@@ -65,5 +68,7 @@ def test_the_recorded_runs_are_those_of_the_notebook_s_settings(root):
     curves, scores = (pd.read_csv(folder / name) for name in (by_hand.CURVES, by_hand.SCORES))
     for frame, rows in ((curves, by_hand.PROFILE.max_steps), (scores, 1)):
         counts = frame.groupby(["method", "seed"]).size()
-        assert set(counts.index) == {(method, seed) for method in by_hand.METHODS for seed in (0, 1, 2)}
+        seeds = {seed for _, seed in counts.index}
+        assert seeds >= {0, 1, 2}
+        assert set(counts.index) == {(method, seed) for method in by_hand.METHODS for seed in seeds}
         assert (counts == rows).all()

@@ -379,6 +379,26 @@ def trial(curve: list[float], **changes: Any) -> Callable[[], Trial]:
     return lambda: Trial(settings, history)
 
 
+GROUP = torch.tensor([1.0, 0.0, 0.0, 0.0])
+MOVES = {"rewards x 10": "up", "all rewards 1": "same", "1 - rewards": "down"}
+
+
+def after_update(advantages_of: Callable[[Any], Any], size: float = 0.2, fresh: bool = True) -> Callable[[Any], float]:
+    """Make exercise 03.4's function for a policy that is one number, which an update moves by `size` at most."""
+    policy = [0.44]
+
+    def chance_after(new_rewards):
+        A = advantages_of(new_rewards)
+        # The first completion writes the sign in question, the others do not.
+        push = float((A * torch.tensor([1.0, -1.0, -1.0, -1.0])).sum())
+        moved = policy[0] + size * push / (abs(push) + 1e-8)
+        if not fresh:
+            policy[0] = moved
+        return min(1.0, max(0.0, moved))
+
+    return chance_after
+
+
 RIGHT: dict[str, list[Any]] = {
     "01.1": [counted((2, 2), (1, 2), (1, 1), (1, 0)), counted([2, 2], [1, 2], [1, 1], [1, 0.0])],
     "01.2": [
@@ -425,13 +445,9 @@ RIGHT: dict[str, list[Any]] = {
     ],
     "03.3": [[0, 1, -1, 0, -1], (0.0, 1.0, -1.0, 0.0, -1.0), torch.tensor([0, 1, -1, 0, -1])],
     "03.4": [
-        lambda losses, mask, length: (losses * mask).sum() / (len(losses) * length),
-        lambda losses, mask, length: ((losses * mask).sum(1) / length).mean().item(),
-    ],
-    "03.5": [
-        lambda rewards: [r - (sum(rewards) - r) / (len(rewards) - 1) for r in rewards],
-        lambda rewards: [len(rewards) / (len(rewards) - 1) * (r - mean(rewards)) for r in rewards],
-        lambda rewards: [r - mean(rewards[:i] + rewards[i + 1 :]) for i, r in enumerate(rewards)],
+        (MOVES, after_update(lambda r: r - r.mean()), GROUP),
+        (MOVES, after_update(lambda r: (r - r.mean()) / (r.std() + 1e-4)), GROUP),
+        (dict(reversed(MOVES.items())), after_update(lambda r: r - r.mean(), size=0.02), GROUP),
     ],
     "04.1": [
         lambda n, c, k: 1 - comb(n - c, k) / comb(n, k),
@@ -594,26 +610,25 @@ WRONG: dict[str, dict[str, Any]] = {
         "one number": 0,
     },
     "03.4": {
-        "constant": lambda losses, mask, length: 0.1,
-        "negation": lambda losses, mask, length: -(losses * mask).sum() / (len(losses) * length),
-        "neighbour: DAPO": lambda losses, mask, length: (losses * mask).sum() / mask.sum(),
-        "neighbour: GRPO": lambda losses, mask, length: ((losses * mask).sum(1) / mask.sum(1)).mean(),
-        "no rows": lambda losses, mask, length: (losses * mask).sum() / length,
-        "two rows": lambda losses, mask, length: (losses * mask).sum() / (2 * length),
-        "this batch's length": lambda losses, mask, length: (losses * mask).mean(),
-        "no mask": lambda losses, mask, length: losses.sum() / (len(losses) * length),
-        "one for each row": lambda losses, mask, length: (losses * mask).sum(1) / length,
-    },
-    "03.5": {
-        "constant": lambda rewards: [1.0, -1.0],
-        "negation": lambda rewards: [(sum(rewards) - r) / (len(rewards) - 1) - r for r in rewards],
-        "neighbour: the group mean": lambda rewards: [r - mean(rewards) for r in rewards],
-        "neighbour: only the baseline": lambda rewards: [(sum(rewards) - r) / (len(rewards) - 1) for r in rewards],
-        "over all": lambda rewards: [r - (sum(rewards) - r) / len(rewards) for r in rewards],
-        "0 and 1 only": lambda rewards: [
-            1 - (sum(rewards) - 1) / (len(rewards) - 1) if r else -sum(rewards) / (len(rewards) - 1) for r in rewards
-        ],
-        "equal ones are left out": lambda rewards: [r - mean([x for x in rewards if x != r] or [r]) for r in rewards],
+        "constant": (MOVES, lambda r: 0.67, GROUP),
+        "negation": (
+            {**MOVES, "rewards x 10": "down", "1 - rewards": "up"},
+            after_update(lambda r: r - r.mean()),
+            GROUP,
+        ),
+        "neighbour: no baseline": (MOVES, after_update(lambda r: r.clone()), GROUP),
+        "neighbour: equal rewards move it": (
+            {**MOVES, "all rewards 1": "up"},
+            after_update(lambda r: r - r.mean()),
+            GROUP,
+        ),
+        "the sign turned": (MOVES, after_update(lambda r: r.mean() - r), GROUP),
+        "trains the policy itself": (MOVES, after_update(lambda r: r - r.mean(), size=0.02, fresh=False), GROUP),
+        "in per cent": (MOVES, lambda r: 67.0, GROUP),
+        "a tensor of many": (MOVES, lambda r: r, GROUP),
+        "other words": ({**MOVES, "1 - rewards": "lower"}, after_update(lambda r: r - r.mean()), GROUP),
+        "one missing": ({"rewards x 10": "up"}, after_update(lambda r: r - r.mean()), GROUP),
+        "not a function": (MOVES, 0.67, GROUP),
     },
     "04.1": {
         "constant": lambda n, c, k: 1.0,
@@ -650,7 +665,7 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 """Wrong answers to each exercise: a constant, the negation, the answer to a neighbouring question, and more."""
 
-PAIRS = {"02.4", "04.2", "04.3"}
+PAIRS = {"02.4", "03.4", "04.2", "04.3"}
 
 
 def verdict_on(name: str, answer: Any, capsys: pytest.CaptureFixture[str]) -> str:
@@ -703,7 +718,11 @@ def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
         ("03.2", "over what is not 0", "Three values count, and one of them is 0."),
         ("03.2", "row by row", "in two rows"),
         ("03.3", "negation", "Give the gradient's signs."),
-        ("03.5", "0 and 1 only", "Rewards need not be 0 or 1."),
+        ("03.4", "negation", 'For `rewards x 10` you predicted "down"'),
+        ("03.4", "trains the policy itself", "Does it change the policy itself?"),
+        ("03.4", "the sign turned", "is the sign of the loss right?"),
+        ("03.4", "neighbour: no baseline", "What removes a shift?"),
+        ("03.4", "in per cent", "a probability, as a number"),
         ("04.2", "in percent", "a share between 0 and 1"),
         ("04.2", "neighbour: groups of eight", "Your run has groups of 8."),
         ("04.2", "two changes", "Your run also changes beta."),

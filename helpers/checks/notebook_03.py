@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from helpers.checks import hints, returns, same, shown
+from helpers.checks import hints, is_number, returns, same, shown
 
 CLIPPED = {(1.3, 1.0): 0, (1.3, -1.0): 1, (0.7, 1.0): -1, (0.7, -1.0): 0, (1.1, 2.0): -1}
 """Ratio and advantage of the five tokens of exercise 3, and the sign of each gradient."""
+SMALL = 0.01  # a smaller change of a probability counts as none
 
 
 @hints(
@@ -64,38 +65,44 @@ def exercise_3(signs: Any) -> None:
 
 
 @hints(
-    "Sum the losses of all tokens that count. Only the divisor is special.",
-    "The divisor does not depend on how long the completions of this batch are.",
-    "It is the number of tokens that the batch would have if every completion were as long as allowed.",
+    "Steps 3 to 8 are six lines, and section 1 has all of them. Which of them uses the rewards?",
+    "Make a copy of the policy first. After the optimizer's step, ask the copy for its scores at the fork.",
+    "For the prediction: what are the advantages in each case, and what does AdamW do with a constant factor?",
 )
-def exercise_4(dr_grpo_mean: Any) -> None:
-    """Average token losses with Dr. GRPO's constant divisor."""
+def exercise_4(predicted: Any, chance_after: Any, rewards: Any) -> None:
+    """Predict what other rewards do to the probability of `>`, and write the update that shows it."""
     import torch
 
-    losses = torch.tensor([[-1.0, -1.0, 5.0, 5.0], [1.0, 1.0, 1.0, 1.0], [3.0, 5.0, 5.0, 5.0]])
-    mask = torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]])
-    cases = (
-        (2, 10, 0.1, "Two completions, which could have 10 tokens each."),
-        (2, 80, 0.0125, "The same two completions, which could have 80 tokens each."),
-        (1, 10, -0.2, "One completion, which could have 10 tokens."),
-        (3, 5, 1 / 3, "Three completions, which could have 5 tokens each."),
+    cases = {"rewards x 10": 10 * rewards, "all rewards 1": torch.ones_like(rewards), "1 - rewards": 1 - rewards}
+    assert isinstance(predicted, dict) and set(predicted) == set(cases), (
+        f"Keep the dictionary with its three keys; `predicted` is {shown(predicted)}."
     )
-    for rows, length, expected, why in cases:
-        returns(dr_grpo_mean, (losses[:rows], mask[:rows], length), expected, why)
-
-
-@hints(
-    "Take one completion of the group. What is the mean of the others?",
-    "The others have the sum of all minus the one. How many others are there?",
-)
-def exercise_5(leave_one_out: Any) -> None:
-    """Compute RLOO's advantages: each reward minus the mean of the others."""
-    cases = (
-        ([1.0, 0.0], [1.0, -1.0], "There is one other in each case."),
-        ([1.0, 0.0, 0.0, 0.0], [1.0, -1 / 3, -1 / 3, -1 / 3], "For the second, the others are 1, 0 and 0."),
-        ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0], "All are equal, so none is better than the others."),
-        ([2.0, 0.5, -1.0], [2.25, 0.0, -2.25], "Rewards need not be 0 or 1."),
-        ([3.0, 3.0, 0.0, 2.0, 2.0], [1.25, 1.25, -2.5, 0.0, 0.0], "Rewards can be equal and still count twice."),
+    for case, word in predicted.items():
+        assert word in ("up", "down", "same"), f'`{case}` should be "up", "down" or "same", not {shown(word)}.'
+    assert callable(chance_after), f"`chance_after` should be a function, but it is {shown(chance_after)}."
+    found = {}
+    for case, values in ({"the real rewards": rewards} | cases).items():
+        found[case] = chance_after(values.clone())
+        assert is_number(found[case]) and 0 <= found[case] <= 1, (
+            f"For {case}, `chance_after` returned {shown(found[case])}. It should return a probability, as a number."
+        )
+    real, start = found["the real rewards"], found["all rewards 1"]
+    assert same(chance_after(rewards.clone()), real), (
+        "Called twice with the same rewards, `chance_after` gives two results. Does it change the policy itself?"
     )
-    for rewards, expected, why in cases:
-        returns(leave_one_out, (rewards,), expected, why)
+    assert real > start, (
+        "With the real rewards the probability should end higher than with equal ones, which give no gradient. Is the "
+        "mean subtracted, and is the sign of the loss right?"
+    )
+    shifted = chance_after(rewards + 5)
+    assert abs(shifted - real) < SMALL, (
+        f"Rewards of 5 and 6 should do what rewards of 0 and 1 do, but they end at {shifted:.1%}, and the real ones at "
+        f"{real:.1%}. What removes a shift?"
+    )
+    for case in cases:
+        change = found[case] - start
+        went = "same" if abs(change) < SMALL else "up" if change > 0 else "down"
+        assert predicted[case] == went, (
+            f'For `{case}` you predicted "{predicted[case]}", but with your update the probability is '
+            f"{found[case]:.1%}, and it was {start:.1%} before. Correct the prediction when you can say why."
+        )

@@ -47,8 +47,11 @@ QUADRANTS = {
     -1: pd.Series([0.8, 0.8, 1.0, 1.2, 1.5], index=RATIOS),
 }
 REWARDS = pd.DataFrame({"step": [1, 2], "reward": [0.5, 0.8], "low": [0.4, 0.7], "high": [0.6, 0.9]})
-TOKENS = [f"t{number}" for number in range(13)]  # two lines
-STRIPS = {"log-prob.": [-0.5] * 12 + [-1.0], "advantage": [0.25] * 13}
+
+WRITTEN = [[" if", " >"], [" if", " >="]]
+SEEDS = pd.Series(
+    [80.0, 82.0, 60.0, 61.0], index=pd.MultiIndex.from_product([["mean", "none"], [0, 1]], names=["run", "seed"])
+)
 
 
 def history(steps):
@@ -95,7 +98,8 @@ DRAWN = {
     "panels": lambda: figures.line_panels({"Signal": ARCHES, "Again": ARCHES}, "fraction of the groups"),
     "bars": lambda: figures.grouped_bars(WEIGHTS, "weight", "Weights"),
     "dots": lambda: figures.grouped_bars(WEIGHTS, "weight", "Weights", log=True),
-    "strip": lambda: figures.token_strip(TOKENS, STRIPS),
+    "pushes": lambda: drawings.group_pushes(WRITTEN, [0.5, -0.5], {" >": [0.0, 0.1], " >=": [0.0, -0.1]}),
+    "seeds": lambda: drawings.seed_dots(SEEDS, "pass@1 in %", "Baselines"),
     "quadrants": lambda: drawings.clip_quadrants(QUADRANTS, low=0.8, high=1.2),
 }
 
@@ -436,21 +440,22 @@ def test_dots_on_a_logarithmic_axis_have_a_shape_for_each_column():
     assert axis.get_ylabel() == "weight (logarithmic)"
 
 
-def test_token_strips_share_one_colour_scale():
-    fig = DRAWN["strip"]()
-    axis = fig.axes[0]
-    boxes = axis.patches
-    assert len(boxes) == 26
-    assert [to_hex(box.get_facecolor()).upper() for box in boxes[:2]] == [figures.VERMILLION, figures.BLUE]
-    # The values are -0.5, +0.25, ..., and the largest of both rows is 1.
-    assert [box.get_facecolor()[3] for box in boxes[:2]] == pytest.approx([0.375, 0.1875])
-    assert "strongest at ±1" in axis.get_title()
-    shown = [text.get_text() for text in axis.texts]
-    assert [text for text in shown if text.startswith("t")] == TOKENS
-    assert shown.count("-0.50") == 12 and shown.count("-1.00") == 1 and shown.count("+0.25") == 13
-    assert list(axis.get_yticks()) == pytest.approx(sorted({box.get_y() + 0.46 for box in boxes}))
-    given = figures.token_strip(TOKENS, STRIPS, scale=0.5).axes[0].patches
-    assert [box.get_facecolor()[3] for box in given[:2]] == pytest.approx([0.75, 0.375])
+def test_a_group_s_tokens_have_the_colour_of_their_advantage_and_a_frame_where_they_differ():
+    top, bottom = DRAWN["pushes"]().axes
+    colours = [to_hex(box.get_facecolor()).upper() for box in top.patches]
+    assert colours == [figures.BLUE] * 2 + [figures.VERMILLION] * 2
+    assert [box.get_linewidth() > 1 for box in top.patches] == [False, True] * 2
+    assert [label.get_text() for label in top.get_yticklabels()] == ["+0.500", "-0.500"]
+    assert [text.get_text() for text in top.texts] == [">", ">="]
+    assert [bar.get_height() for bar in bottom.patches] == [0.0, 0.1, 0.0, -0.1]
+
+
+def test_each_seed_has_a_dot_and_each_run_a_line_at_its_mean():
+    fig = DRAWN["seeds"]()
+    dots, means = fig.axes[0].lines[::2], fig.axes[0].lines[1::2]
+    assert [list(line.get_xdata()) for line in dots] == [[80.0, 82.0], [60.0, 61.0]]
+    assert [line.get_xdata()[0] for line in means] == [81.0, 60.5]
+    assert "mean 81.0; none 60.5" in fig.caption
 
 
 def test_both_loops_have_the_same_shape_and_only_the_boxes_that_differ_are_coloured():
