@@ -316,7 +316,7 @@ def test_the_recorded_real_model(steps):
 
 # --- the clinic ---
 
-# The thresholds were chosen on seed 0, so the other seeds are the test.
+# The thresholds were chosen on seed 0 and on the healthy runs, so the faults' other seeds are the test.
 FAULTS = {
     "every completion cut off": "completions are cut off",
     "unlearns to end": "completions no longer end",
