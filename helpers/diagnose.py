@@ -183,7 +183,7 @@ RULES = (
         "mostly weights in fp16, where AdamW's squared gradients round to 0 and its steps become huge; TRL then logs "
         "a loss and a gradient of 0",
         "keep the weights in float32 (`dtype`), with `bf16=True`, or `fp16=True` on a GPU without bf16",
-        "03.8",
+        "05.7",
     ),
     Rule(
         "completions are cut off",
@@ -262,7 +262,7 @@ RULES = (
         _kl_is_paid,
         "the KL term has the wrong sign, so the distance from the reference is rewarded",
         "check the sign: the loss contains plus `beta` times kl",
-        "03.5",
+        "05.3",
         ENOUGH,
     ),
     Rule(
