@@ -27,7 +27,9 @@ def exercise_1(counts: Any) -> None:
         assert is_number(value), f"`{name}` should be a number, and {shown(value)} is not."
     assert not same(steps, 320), "`optimizer steps`: one pass over a batch takes more than one optimizer step."
     assert not same(steps, 80), "`optimizer steps`: so many batches are sampled. How often is each used?"
-    assert same(steps, COUNTS["optimizer steps"]), f"`optimizer steps`: {shown(steps)} is not the number. Count batches."
+    assert same(steps, COUNTS["optimizer steps"]), (
+        f"`optimizer steps`: {shown(steps)} is not the number. Count batches."
+    )
     assert not same(ones, 160), "`with ratio 1`: has the model moved when the second half of a batch is used?"
     assert same(ones, COUNTS["with ratio 1"]), (
         f"`with ratio 1`: {shown(ones)} is not the number. After which optimizer step of a batch does the model differ "
