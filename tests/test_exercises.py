@@ -399,6 +399,29 @@ def after_update(advantages_of: Callable[[Any], Any], size: float = 0.2, fresh: 
     return chance_after
 
 
+def counted_steps(steps: Any, ones: Any) -> dict[str, Any]:
+    return {"optimizer steps": steps, "with ratio 1": ones}
+
+
+LOSSES = ("clip, 0.2 and 0.2", "clip, 0.2 and 0.4", "two-sided, 0.2, delta 1.5", "CISPO, cap 5")
+
+
+def silenced(*letters: Any) -> dict[str, Any]:
+    return dict(zip(LOSSES, letters, strict=True))
+
+
+def judged(zero: Any, one: Any) -> dict[str, Any]:
+    return {"lambda 0": zero, "lambda 1": one}
+
+
+def left(logps, old, mask):
+    return ((old - logps) * mask).sum(1) / mask.sum(1)
+
+
+def KEEP(logps, old, advantages, mask, threshold):
+    return ((advantages >= 0) | (left(logps, old, mask) <= threshold)).float()
+
+
 RIGHT: dict[str, list[Any]] = {
     "01.1": [counted((2, 2), (1, 2), (1, 1), (1, 0)), counted([2, 2], [1, 2], [1, 1], [1, 0.0])],
     "01.2": [
@@ -459,6 +482,25 @@ RIGHT: dict[str, list[Any]] = {
         ("down", "b", trial(FALLS, learning_rate=3.5e-3)),
         ("up", "b", trial(FALLS[::-1], learning_rate=0.0035)),
         ("flat", "b", trial([0.5] * 20, learning_rate=3.5e-3)),
+    ],
+    "05.1": [counted_steps(640, 80), counted_steps(640.0, Fraction(80))],
+    "05.2": [silenced("ac", "c", "acd", ""), silenced("CA", "c", "d, c, a", " ")],
+    "05.3": [
+        judged([0.4, -0.7, -0.2], [-0.5, -0.9, -0.2]),
+        judged((0.4, -0.7, -0.2), torch.tensor([-0.5, -0.9, -0.2])),
+    ],
+    "05.4": [
+        KEEP,
+        lambda logps, old, advantages, mask, threshold: (
+            1 - ((advantages < 0) & (left(logps, old, mask) > threshold)).float()
+        ),
+        lambda logps, old, advantages, mask, threshold: torch.where(
+            advantages < 0, (left(logps, old, mask) <= threshold).float(), 1.0
+        ),
+        lambda logps, old, advantages, mask, threshold: [
+            float(advantage >= 0 or drift <= threshold)
+            for advantage, drift in zip(advantages, left(logps, old, mask), strict=True)
+        ],
     ],
 }
 """Correct answers to each exercise. A tuple at the exercises that take two answers holds both."""
@@ -662,6 +704,63 @@ WRONG: dict[str, dict[str, Any]] = {
         "another letter": ("down", "d", trial(FALLS, learning_rate=3.5e-3)),
         "two changes": ("down", "b", trial(FALLS, learning_rate=3.5e-3, num_generations=2)),
     },
+    "05.1": {
+        "constant": counted_steps(1, 1),
+        "negation": counted_steps(80, 640),
+        "neighbour: one step for each pass": counted_steps(320, 80),
+        "neighbour: the first pass": counted_steps(640, 160),
+        "neighbour: all but the first": counted_steps(640, 560),
+        "neighbour: batches": counted_steps(80, 80),
+        "text": counted_steps("640", "80"),
+        "one missing": {"optimizer steps": 640},
+        "not a dictionary": [640, 80],
+    },
+    "05.2": {
+        "constant": silenced(*["a"] * 4),
+        "negation": silenced("bd", "abd", "b", "abcd"),
+        "neighbour: all outside the range": silenced("abcd", "bcd", "abcd", ""),
+        "neighbour: no delta": silenced("ac", "c", "ac", ""),
+        "neighbour: the wider range on both sides": silenced("ac", "", "acd", ""),
+        "neighbour: who moved against": silenced("b", "b", "bd", ""),
+        "not a letter": silenced("ax", "c", "acd", ""),
+        "lists": silenced(["a", "c"], ["c"], ["a", "c", "d"], []),
+        "one missing": {LOSSES[0]: "ac"},
+    },
+    "05.3": {
+        "constant": judged([0.0] * 3, [0.0] * 3),
+        "negation": judged([-0.4, 0.7, 0.2], [0.5, 0.9, 0.2]),
+        "neighbour: the other end": judged([-0.5, -0.9, -0.2], [0.4, -0.7, -0.2]),
+        "neighbour: it passes": judged([0.4, -0.7, 0.8], [0.5, 0.1, 0.8]),
+        "neighbour: the same for all": judged([-0.5] * 3, [-0.5] * 3),
+        "two numbers": judged([0.4, -0.7], [-0.5, -0.9]),
+        "not a dictionary": [[0.4, -0.7, -0.2], [-0.5, -0.9, -0.2]],
+    },
+    "05.4": {
+        "constant": lambda logps, old, advantages, mask, threshold: torch.ones(len(logps)),
+        "negation": lambda *given: 1 - KEEP(*given),
+        "neighbour: good ones too": lambda logps, old, advantages, mask, threshold: (
+            left(logps, old, mask) <= threshold
+        ).float(),
+        "neighbour: only the advantage": lambda logps, old, advantages, mask, threshold: (advantages >= 0).float(),
+        "padding counts": lambda logps, old, advantages, mask, threshold: (
+            (advantages >= 0) | ((old - logps).mean(1) <= threshold)
+        ).float(),
+        "over all places": lambda logps, old, advantages, mask, threshold: (
+            (advantages >= 0) | (((old - logps) * mask).mean(1) <= threshold)
+        ).float(),
+        "the sum": lambda logps, old, advantages, mask, threshold: (
+            (advantages >= 0) | (((old - logps) * mask).sum(1) <= threshold)
+        ).float(),
+        "the ratio turned": lambda logps, old, advantages, mask, threshold: KEEP(
+            old, logps, advantages, mask, threshold
+        ),
+        "an advantage of 0 is bad": lambda logps, old, advantages, mask, threshold: (
+            (advantages > 0) | (left(logps, old, mask) <= threshold)
+        ).float(),
+        "a distance": lambda logps, old, advantages, mask, threshold: (
+            (advantages >= 0) | (left(logps, old, mask).abs() <= threshold)
+        ).float(),
+    },
 }
 """Wrong answers to each exercise: a constant, the negation, the answer to a neighbouring question, and more."""
 
@@ -732,6 +831,16 @@ def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
         ("04.3", "a", "the reward would have risen faster"),
         ("04.3", "c", "nothing is clipped"),
         ("04.3", "neighbour: the course's rate", "not ten times the course's"),
+        ("05.1", "neighbour: the first pass", "when the second half of a batch is used?"),
+        ("05.1", "neighbour: one step for each pass", "more than one optimizer step"),
+        ("05.1", "text", "should be a number"),
+        ("05.2", "neighbour: no delta", "1 more of the tokens is silent"),
+        ("05.2", "negation", "token b still has a gradient"),
+        ("05.2", "lists", "write the letters in one string"),
+        ("05.3", "neighbour: the other end", "The two ends are the wrong way round."),
+        ("05.3", "neighbour: it passes", "is not the advantage of token 3"),
+        ("05.4", "neighbour: good ones too", "both bad and left by the policy"),
+        ("05.4", "an advantage of 0 is bad", "An advantage of 0 is not bad."),
     ],
 )
 def test_the_reason_fits_the_mistake(name, kind, told, capsys):
