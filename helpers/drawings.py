@@ -1,7 +1,7 @@
 """Draw what only one notebook shows: loops, memory, learned rewards, verifiers, exploits, pushes, clipping, seeds.
 
-Each function returns a `Picture` for `figures.show`, as the charts of `helpers.figures` do. The module is long because it
-has a function for each of these pictures; they share little.
+Each function returns a `Picture` for `figures.show`, as the charts of `helpers.figures` do. The module is long because
+it has a function for each of these pictures; they share little.
 """
 
 from collections.abc import Mapping, Sequence
