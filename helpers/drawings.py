@@ -349,8 +349,8 @@ def group_pushes(
     heads = [min(column) if len(column) == 1 else "" for column in columns]
     top.tick_params(labeltop=True, labelbottom=False)
     top.set_xticks(places, heads, rotation=90, family="monospace")
-    for (token, values), colour, hatch in zip(sums.items(), (BLUE, ORANGE), ("", "//"), strict=True):
-        bottom.bar(places, values, 0.8, color=colour, hatch=hatch, edgecolor="white", label=f"on {token.strip()}")
+    for (token, values), shade, hatch in zip(sums.items(), (BLUE, ORANGE), ("", "//"), strict=True):
+        bottom.bar(places, values, 0.8, color=shade, hatch=hatch, edgecolor="white", label=f"on {token.strip()}")
     bottom.axhline(0, color=BLACK, linewidth=0.8)
     figures.label_axis(bottom, "place of the token", "push", "The pushes of all completions, added up")
     bottom.set_xlim(-0.5, len(places) - 0.5)

@@ -37,7 +37,7 @@ class Forecast:
         whole = measuring + settings.max_steps * step
         lines = [
             f"It will take about {duration(whole)}: evaluating {duration(measuring)}, {settings.max_steps} steps of "
-            f"{duration(step)}; memory up to {memory / GIB:.1f} GiB."
+            f"{duration(step)}; memory up to {memory / GIB:.1f} GiB, besides Python and its libraries."
         ]
         if self.truncated > 0.5:
             lines.append(

@@ -4,10 +4,12 @@ Weights, gradients and optimizer are exact. Activations and the KV cache follow 
 assume the worst case, completions of full length. Only a measurement shows what a GPU really used.
 """
 
+import ctypes
 import os
 import resource
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,7 @@ FP32, HALF = 4, 2  # bytes of a number
 GIB = 2**30
 USABLE = 0.9  # fraction of a device's memory to plan with; the rest covers fragmentation and what we do not count
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768  # TRL 1.16 computes the logits in tiles of this size while training
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 1 << 20  # glibc's malloc.h; bytes
 SAMPLING_LOGITS = 4  # copies while a token is drawn: logits, logits over temperature, probabilities, running sums
 
 
@@ -205,6 +208,17 @@ def peak_memory(device: str) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def return_freed_memory() -> None:
+    """From now on, let the C library return large blocks to the system as soon as they are freed (glibc only).
+
+    By default it keeps freed blocks of up to 32 MB for later, and small blocks between them make many of them useless.
+    With that, two steps of the profile qwen-cpu took 7.5 GiB with Qwen2.5-Coder-0.5B, and 4.9 with this setting, in the
+    same time.
+    """
+    with suppress(OSError, AttributeError):  # Another C library has no mallopt, or ignores it.
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def check_memory(memory: TrainingMemory, available: int) -> None:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.evaluation import counted_progress, grade, print_progress
 from helpers.lora import DTYPES, add_adapter
+from helpers.memory import return_freed_memory
 from helpers.policy import load_policy, sample_completions
 from helpers.problems import Problem, first_problems, load_sets, prompt_text
 from helpers.profiles import Settings, profile_settings
@@ -38,6 +39,9 @@ def load_untrained(settings: Settings) -> tuple[PreTrainedModel, PreTrainedToken
     >>> load_untrained(profile_settings("tiny"))[0].num_parameters()
     919680
     """
+    if settings.lora_rank:
+        # The weights in float32 are freed after their conversion, and only a large model has an adapter.
+        return_freed_memory()
     model, tokenizer = load_policy(settings.model, device=settings.device)
     if settings.lora_rank:
         dtype = DTYPES[settings.lora_base]

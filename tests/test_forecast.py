@@ -16,7 +16,8 @@ TINY = profile_settings("tiny")
 def test_a_run_takes_its_steps_and_its_evaluations():
     # 100 problems with 9 completions of 0.1 s are 90 s; 68 steps of 64 completions of 0.3 s are 1,306 s.
     text = Forecast(sampling=0.1, learning=0.2, truncated=0.0).text(TINY, 100, 3 * GIB)
-    assert text == "It will take about 23 min: evaluating 2 min, 68 steps of 19 s; memory up to 3.0 GiB."
+    expected = "It will take about 23 min: evaluating 2 min, 68 steps of 19 s; memory up to 3.0 GiB, besides Python and"
+    assert text == f"{expected} its libraries."
 
 
 def test_truncated_completions_go_on_under_a_higher_limit():

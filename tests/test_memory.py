@@ -1,5 +1,8 @@
 """Memory: exact counts against published sizes, estimates against what autograd and generation really keep."""
 
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,3 +234,30 @@ def test_a_plan_that_does_not_fit_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("helpers.memory.device_memory", lambda device: 1_000_000)
     with pytest.raises(MemoryNeededError):
         plan_memory(settings, load_problems("humaneval")[:3])
+
+
+FREED = """
+import sys, torch
+from helpers.memory import return_freed_memory
+from pathlib import Path
+if sys.argv[1] == "return":
+    return_freed_memory()
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+del (first := [torch.ones(6 << 20)])[:]  # From here on, glibc keeps freed blocks of this size.
+before, small = resident(), []
+large = []
+for _ in range(50):
+    large.append(torch.ones(1 << 20))
+    small.append(torch.ones(1 << 15))
+del large
+print((resident() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
+def test_freed_memory_goes_back_to_the_system(root: Path):
+    kept, returned = (
+        int(subprocess.check_output([sys.executable, "-c", FREED, mode], cwd=root, timeout=120))
+        for mode in ("keep", "return")
+    )
+    assert kept > 150 and returned < 20, "MiB of 200 that were freed"
