@@ -13,10 +13,11 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # If MPLBACKEND is set, notebooks show no figures.
 unexport MPLBACKEND
 
-.PHONY: help setup lab run test lint bench outputs publish clean
+.PHONY: help setup check lab run test lint bench outputs publish clean
 
 help:
 	@echo "make lab      open the first notebook in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
+	@echo "make check    say in about twenty seconds whether this machine is ready, and if not, what to do"
 	@echo "make run      execute all notebooks into build/run/ and print the results before and after training;"
 	@echo "              replaces what the previous 'make run' wrote there, nothing else"
 	@echo "make test     run the tests, then every notebook"
@@ -56,6 +57,9 @@ setup: .venv/ready
 lab: setup
 	@$(VENV_PYTHON) -m jupyterlab --allow-root --LabApp.default_url=/lab/tree/notebooks/01_rlhf_vs_rlvr.ipynb \
 	    --LabApp.app_settings_dir="$(CURDIR)/tools/jupyterlab" $(LAB_OPTIONS)
+
+check: setup
+	@$(VENV_PYTHON) -m tools.check
 
 run: setup
 	@$(VENV_PYTHON) -m tools.notebooks run $(NOTEBOOKS)
