@@ -13,7 +13,7 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # If MPLBACKEND is set, notebooks show no figures.
 unexport MPLBACKEND
 
-.PHONY: help setup check lab run test lint bench outputs publish clean
+.PHONY: help setup check lab run test lint bench outputs publish student solutions clean
 
 help:
 	@echo "make lab      open the first notebook in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
@@ -26,9 +26,11 @@ help:
 	@echo "make outputs  execute the notebooks and replace their committed outputs"
 	@echo "make publish REPOSITORY=https://github.com/you/name [REF=a-tag]"
 	@echo "              write the course's address into its bootstrap cells and its links to Colab"
+	@echo "make student  the course to hand out, without solutions and outputs: build/student/"
+	@echo "make solutions  the notebooks with every exercise answered, in two minutes: build/solutions/"
 	@echo "make setup    only make .venv and install requirements.txt (the commands above do so if needed)"
-	@echo "make clean    remove .venv, caches, and what run, test, outputs and bench wrote to build/"
-	@echo "NOTEBOOKS=... for run and outputs: only notebooks whose names start with this, as in: make outputs NOTEBOOKS=04"
+	@echo "make clean    remove .venv, caches, and what these commands wrote to build/"
+	@echo "NOTEBOOKS=... for run, outputs, student and solutions: only notebooks whose names start with this, as in: make outputs NOTEBOOKS=04"
 	@echo "PYTHON=...    the Python to make .venv with, 3.11 to 3.13; to change it later, run make clean first"
 
 setup: .venv/ready
@@ -91,6 +93,9 @@ outputs: setup
 publish: setup
 	@$(VENV_PYTHON) -m tools.notebooks publish $(REPOSITORY) $(REF)
 
+student solutions: setup
+	@$(VENV_PYTHON) -m tools.teaching $@ $(NOTEBOOKS)
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build/run build/test build/outputs build/bench build/mypy
+	rm -rf .venv .pytest_cache .ruff_cache $(addprefix build/,bench mypy outputs run solutions student test)
 	find helpers tests tools notebooks -name __pycache__ -prune -exec rm -rf {} +
