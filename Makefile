@@ -7,13 +7,17 @@ LAB_OPTIONS ?=
 NOTEBOOKS ?=
 REPOSITORY ?=
 REF ?=
+# A folder made by `make wheels`. Setup then takes all packages from it, and needs no network.
+WHEELS ?=
+FOR ?=
+FOR_PYTHON ?=
 VENV_PYTHON = .venv/bin/python
 SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 # If MPLBACKEND is set, notebooks show no figures.
 unexport MPLBACKEND
 
-.PHONY: help setup check lab run test lint bench outputs publish student solutions clean
+.PHONY: help setup check lab run test lint bench outputs publish student solutions wheels clean
 
 help:
 	@echo "make lab      open the first notebook in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
@@ -28,6 +32,8 @@ help:
 	@echo "              write the course's address into its bootstrap cells and its links to Colab"
 	@echo "make student  the course to hand out, without solutions and outputs: build/student/"
 	@echo "make solutions  the notebooks with every exercise answered, in two minutes: build/solutions/"
+	@echo "make wheels   all packages in build/wheels/, for laptops without a network: there, make lab WHEELS=FOLDER"
+	@echo "              FOR=linux, linux-arm or macos, and FOR_PYTHON=3.12, if theirs differ from this machine"
 	@echo "make setup    only make .venv and install requirements.txt (the commands above do so if needed)"
 	@echo "make clean    remove .venv, caches, and what these commands wrote to build/"
 	@echo "NOTEBOOKS=... for run, outputs, student and solutions: only notebooks whose names start with this, as in: make outputs NOTEBOOKS=04"
@@ -49,8 +55,10 @@ setup: .venv/ready
 	    echo "Making .venv with $(PYTHON)"; \
 	    "$(PYTHON)" -m venv --clear .venv; \
 	fi
+	@test -z "$(WHEELS)" || test -d "$(WHEELS)" || { echo "There is no folder $(WHEELS) to install from." >&2; exit 1; }
 	@echo "Installing requirements.txt into .venv. This takes one to ten minutes, most of it to download PyTorch."
-	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt || { \
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check $(if $(WHEELS),--no-index --find-links "$(WHEELS)") \
+	    -r requirements.txt || { \
 	    echo "The installation did not finish. Type the same command again to continue." >&2; exit 1; }
 	@touch $@
 
@@ -96,6 +104,9 @@ publish: setup
 student solutions: setup
 	@$(VENV_PYTHON) -m tools.teaching $@ $(NOTEBOOKS)
 
+wheels: setup
+	@$(VENV_PYTHON) -m tools.wheels "$(FOR)" "$(FOR_PYTHON)"
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache $(addprefix build/,bench mypy outputs run solutions student test)
+	rm -rf .venv .pytest_cache .ruff_cache $(addprefix build/,bench mypy outputs run solutions student test wheels)
 	find helpers tests tools notebooks -name __pycache__ -prune -exec rm -rf {} +
