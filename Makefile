@@ -17,7 +17,7 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # If MPLBACKEND is set, notebooks show no figures.
 unexport MPLBACKEND
 
-.PHONY: help setup check lab run test lint bench outputs publish student solutions wheels clean
+.PHONY: help setup check lab run test lint bench outputs publish student solutions slides wheels clean
 
 help:
 	@echo "make lab      open the first notebook in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
@@ -32,11 +32,12 @@ help:
 	@echo "              write the course's address into its bootstrap cells and its links to Colab"
 	@echo "make student  the course to hand out, without solutions and outputs: build/student/"
 	@echo "make solutions  the notebooks with every exercise answered, in two minutes: build/solutions/"
+	@echo "make slides   a slide show of each notebook, to show without a network: build/slides/ (needs npm)"
 	@echo "make wheels   all packages in build/wheels/, for laptops without a network: there, make lab WHEELS=FOLDER"
 	@echo "              FOR=linux, linux-arm or macos, and FOR_PYTHON=3.12, if theirs differ from this machine"
 	@echo "make setup    only make .venv and install requirements.txt (the commands above do so if needed)"
 	@echo "make clean    remove .venv, caches, and what these commands wrote to build/"
-	@echo "NOTEBOOKS=... for run, outputs, student and solutions: only notebooks whose names start with this, as in: make outputs NOTEBOOKS=04"
+	@echo "NOTEBOOKS=... for run, outputs, student, solutions and slides: only notebooks whose names start with this, as in: make outputs NOTEBOOKS=04"
 	@echo "PYTHON=...    the Python to make .venv with, 3.11 to 3.13; to change it later, run make clean first"
 
 setup: .venv/ready
@@ -104,9 +105,12 @@ publish: setup
 student solutions: setup
 	@$(VENV_PYTHON) -m tools.teaching $@ $(NOTEBOOKS)
 
+slides: setup
+	@$(VENV_PYTHON) -m tools.slides $(NOTEBOOKS)
+
 wheels: setup
 	@$(VENV_PYTHON) -m tools.wheels "$(FOR)" "$(FOR_PYTHON)"
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache $(addprefix build/,bench mypy outputs run solutions student test wheels)
+	rm -rf .venv .pytest_cache .ruff_cache $(addprefix build/,bench mypy npm outputs run slides solutions student test wheels)
 	find helpers tests tools notebooks -name __pycache__ -prune -exec rm -rf {} +
