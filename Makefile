@@ -11,13 +11,14 @@ REF ?=
 WHEELS ?=
 FOR ?=
 FOR_PYTHON ?=
+CHROMIUM ?=
 VENV_PYTHON = .venv/bin/python
 SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 # If MPLBACKEND is set, notebooks show no figures.
 unexport MPLBACKEND
 
-.PHONY: help setup check lab run test lint bench outputs publish student solutions slides wheels clean
+.PHONY: help setup check lab run test lint bench outputs publish student solutions slides handout wheels clean
 
 help:
 	@echo "make lab      open the first notebook in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
@@ -33,6 +34,7 @@ help:
 	@echo "make student  the course to hand out, without solutions and outputs: build/student/"
 	@echo "make solutions  the notebooks with every exercise answered, in two minutes: build/solutions/"
 	@echo "make slides   a slide show of each notebook, to show without a network: build/slides/ (needs npm)"
+	@echo "make handout  formulas and symptoms on two pages: build/handout/handout.pdf (needs npm and Chromium)"
 	@echo "make wheels   all packages in build/wheels/, for laptops without a network: there, make lab WHEELS=FOLDER"
 	@echo "              FOR=linux, linux-arm or macos, and FOR_PYTHON=3.12, if theirs differ from this machine"
 	@echo "make setup    only make .venv and install requirements.txt (the commands above do so if needed)"
@@ -108,9 +110,23 @@ student solutions: setup
 slides: setup
 	@$(VENV_PYTHON) -m tools.slides $(NOTEBOOKS)
 
+# Playwright and, if the system has no Chromium, one of its own. They are not in .venv, because readers do not need them.
+WITH_BROWSER = PYTHONPATH="$(CURDIR)/build/browser" PLAYWRIGHT_BROWSERS_PATH="$(CURDIR)/build/browser/chromium"
+build/browser/ready: tools/browser.txt | setup
+	@echo "Installing playwright into build/browser, and Chromium if there is none."
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade --target build/browser \
+	    -r tools/browser.txt || { echo "playwright could not be installed. This needs a network once." >&2; exit 1; }
+	@test -n "$(CHROMIUM)" || command -v chromium chromium-browser google-chrome >/dev/null || \
+	    $(WITH_BROWSER) $(VENV_PYTHON) -m playwright install chromium || { \
+	        echo "Chromium could not be installed. Install it, or name it: make handout CHROMIUM=/path/to/chromium" >&2; exit 1; }
+	@touch $@
+
+handout: build/browser/ready
+	@$(WITH_BROWSER) CHROMIUM="$(CHROMIUM)" $(VENV_PYTHON) -m tools.handout
+
 wheels: setup
 	@$(VENV_PYTHON) -m tools.wheels "$(FOR)" "$(FOR_PYTHON)"
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache $(addprefix build/,bench mypy npm outputs run slides solutions student test wheels)
+	rm -rf .venv .pytest_cache .ruff_cache $(addprefix build/,bench browser handout mypy npm outputs run slides solutions student test wheels)
 	find helpers tests tools notebooks -name __pycache__ -prune -exec rm -rf {} +
