@@ -18,7 +18,7 @@ SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # If MPLBACKEND is set, notebooks show no figures.
 unexport MPLBACKEND
 
-.PHONY: help setup check lab run test lint bench outputs publish student solutions slides handout wheels clean
+.PHONY: help setup check lab run test lint bench outputs publish student solutions slides handout wheels browser links clean
 
 help:
 	@echo "make lab      open the first notebook in JupyterLab (LAB_OPTIONS=... is passed on, e.g. --no-browser)"
@@ -26,7 +26,9 @@ help:
 	@echo "make run      execute all notebooks into build/run/ and print the results before and after training;"
 	@echo "              replaces what the previous 'make run' wrote there, nothing else"
 	@echo "make test     run the tests, then every notebook"
-	@echo "make lint     check style, types, imports, and that the committed notebooks are in order"
+	@echo "make browser  run every notebook in a real browser and look at it, at the slides too if they are made (needs Chromium)"
+	@echo "make links    ask for every web address in the texts whether it is still there"
+	@echo "make lint     check style, types, spelling, imports, and that the committed notebooks are in order"
 	@echo "make bench    benchmark the sampler, and the verifier against three other graders; six minutes, writes to build/bench/"
 	@echo "make outputs  execute the notebooks and replace their committed outputs"
 	@echo "make publish REPOSITORY=https://github.com/you/name [REF=a-tag]"
@@ -86,13 +88,22 @@ test: setup
 	COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 \
 	    --durations=0 notebooks
 
-lint: setup
+# A spelling checker of its own folder, because notebooks are stale if requirements.txt changes.
+build/lint/ready: tools/lint.txt | setup
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade --target build/lint -r tools/lint.txt
+	@touch $@
+
+lint: build/lint/ready
 	$(VENV_PYTHON) -m ruff check helpers tests tools notebooks
 	$(VENV_PYTHON) -m ruff format --check helpers tests tools notebooks
 	$(VENV_PYTHON) -m mypy
 	$(VENV_PYTHON) -m tools.imports
 	$(VENV_PYTHON) -m tools.notebooks check
 	$(VENV_PYTHON) -m tools.numbers
+	PYTHONPATH=build/lint $(VENV_PYTHON) -m codespell_lib
+
+links: setup
+	@$(VENV_PYTHON) -m tools.links
 
 bench: setup
 	@$(VENV_PYTHON) -m tools.sampling_speed
@@ -124,9 +135,13 @@ build/browser/ready: tools/browser.txt | setup
 handout: build/browser/ready
 	@$(WITH_BROWSER) CHROMIUM="$(CHROMIUM)" $(VENV_PYTHON) -m tools.handout
 
+browser: build/browser/ready
+	@$(WITH_BROWSER) CHROMIUM="$(CHROMIUM)" $(VENV_PYTHON) -m tools.browser $(NOTEBOOKS)
+
 wheels: setup
 	@$(VENV_PYTHON) -m tools.wheels "$(FOR)" "$(FOR_PYTHON)"
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache $(addprefix build/,bench browser handout mypy npm outputs run slides solutions student test wheels)
+	rm -rf .venv .pytest_cache .ruff_cache $(addprefix build/,\
+	    bench browser handout lint mypy npm outputs run slides solutions student test twice wheels)
 	find helpers tests tools notebooks -name __pycache__ -prune -exec rm -rf {} +
