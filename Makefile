@@ -115,8 +115,11 @@ outputs: setup
 publish: setup
 	@$(VENV_PYTHON) -m tools.notebooks publish $(REPOSITORY) $(REF)
 
-student solutions: setup
-	@$(VENV_PYTHON) -m tools.teaching $@ $(NOTEBOOKS)
+student: setup
+	@$(VENV_PYTHON) -m tools.teaching student $(NOTEBOOKS)
+
+solutions: setup
+	@$(VENV_PYTHON) -m tools.teaching solutions $(NOTEBOOKS)
 
 slides: setup
 	@$(VENV_PYTHON) -m tools.slides $(NOTEBOOKS)

@@ -201,7 +201,7 @@ def look_at_notebook(browser: Any, address: str, path: str, shots: Path) -> list
     outputs = json.dumps([cell.get("outputs", []) for cell in cells])
     expected = outputs.count("<img ") + outputs.count('"image/png"')
     for theme in THEMES:
-        page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        page.evaluate("theme => { jupyterapp.commands.execute('apputils:change-theme', {theme}); }", theme)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 1000})
             page.wait_for_timeout(1000)
@@ -217,7 +217,9 @@ def look_at_notebook(browser: Any, address: str, path: str, shots: Path) -> list
     for number, anchor in links[:3]:
         if fault := page.evaluate(FOLLOW, [number, anchor]):
             found.append(f"cell {number + 1}, link to the glossary, #{anchor}: {fault}")
-        page.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", path)
+        # The command returns the whole panel, which cannot leave the page.
+        page.evaluate("path => { jupyterapp.commands.execute('docmanager:open', {path}); }", path)
+        page.wait_for_timeout(500)
     print(f"    {expected} pictures, {frames['shown']} frames of live ones, {len(links)} links to the glossary")
     page.close()
     return found
@@ -253,6 +255,9 @@ def look_at_slides(browser: Any, path: Path, shots: Path) -> list[str]:
 
 def run(root: Path, names: Sequence[str] = ()) -> int:
     """Look at the notebooks, and at slides if there are some. Returns the exit status: 1 if there is a fault."""
+    paths = notebook_paths(root, names)
+    if not paths:
+        raise CourseError(f"There is no notebook in {root / 'notebooks'} to open.")
     shots = output_folder(root) / "browser/shots"
     shutil.rmtree(shots, ignore_errors=True)
     shots.mkdir(parents=True)
@@ -263,9 +268,12 @@ def run(root: Path, names: Sequence[str] = ()) -> int:
         for name in COPIED:
             shutil.copytree(root / name, course / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         with jupyterlab(course, home) as address:
-            for path in notebook_paths(root, names):
+            for path in paths:
                 start = time.perf_counter()
-                found = look_at_notebook(browser, address, f"notebooks/{path.name}", shots)
+                try:
+                    found = look_at_notebook(browser, address, f"notebooks/{path.name}", shots)
+                except Exception as error:  # of playwright; the other notebooks are looked at all the same
+                    found = [f"{type(error).__name__}: {str(error).splitlines()[0]}"]
                 failed += _tell(path.stem, found, time.perf_counter() - start)
         for path in sorted((output_folder(root) / "slides").glob("*.html")):
             start = time.perf_counter()
