@@ -8,7 +8,6 @@ The course is copied first, because JupyterLab saves what it opens. JupyterLab o
 """
 
 import argparse
-import json
 import os
 import secrets
 import shutil
@@ -111,7 +110,8 @@ FOLLOW = """async ([number, anchor]) => {
   link.click();
   for (let wait = 0; wait < 100; wait++) {
     await new Promise(done => setTimeout(done, 100));
-    const target = [...document.querySelectorAll('.jp-MarkdownViewer [id]')].find(node => node.id === anchor);
+    const target = [...document.querySelectorAll('.jp-MarkdownViewer [id], .jp-MarkdownViewer [data-jupyter-id]')]
+      .find(node => [node.id, node.dataset.jupyterId].includes(anchor));
     const top = target?.getBoundingClientRect().top;
     if (top !== undefined && top > 0 && top < window.innerHeight) return '';
   }
@@ -198,8 +198,7 @@ def look_at_notebook(browser: Any, address: str, path: str, shots: Path) -> list
     found += faults_of_run(cells)
     if frames["blank"]:
         found.append(f"a live picture flickers: {frames['blank']} of {sum(frames.values())} frames without it")
-    outputs = json.dumps([cell.get("outputs", []) for cell in cells])
-    expected = outputs.count("<img ") + outputs.count('"image/png"')
+    expected = sum(pictures(output) for cell in cells for output in cell.get("outputs", []))
     for theme in THEMES:
         page.evaluate("theme => { jupyterapp.commands.execute('apputils:change-theme', {theme}); }", theme)
         for width in WIDTHS:
@@ -225,9 +224,15 @@ def look_at_notebook(browser: Any, address: str, path: str, shots: Path) -> list
     return found
 
 
+def pictures(output: dict[str, Any]) -> int:
+    """Return how many pictures JupyterLab shows for an output. It prefers HTML to the picture of the same output."""
+    data = output.get("data", {})
+    return "".join(data["text/html"]).count("<img ") if "text/html" in data else int("image/png" in data)
+
+
 def picture_cell(cells: Sequence[dict[str, Any]]) -> int:
     """Return the number of the last cell that shows a picture, for a screenshot, or 0."""
-    shown = [number for number, cell in enumerate(cells) if "<img " in json.dumps(cell.get("outputs", []))]
+    shown = [number for number, cell in enumerate(cells) if any(map(pictures, cell.get("outputs", [])))]
     return shown[-1] if shown else 0
 
 

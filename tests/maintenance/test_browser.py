@@ -32,6 +32,16 @@ def test_the_last_picture_is_the_one_to_keep():
     assert browser.picture_cell([new_code_cell("c")]) == 0
 
 
+def test_html_hides_the_picture_of_the_same_output():
+    both = {"text/html": "<figure><img src='data:,'></figure>", "image/png": "abc"}
+    assert [browser.pictures({"data": data}) for data in (both, {"image/png": "abc"}, {"text/html": "<b>"}, {})] == [
+        1,
+        1,
+        0,
+        0,
+    ]
+
+
 def test_no_notebook_is_an_error_and_not_a_success(tmp_path, capsys):
     assert browser.main([], root=tmp_path) == 1
     assert "There is no notebook in" in capsys.readouterr().err
