@@ -56,14 +56,14 @@ def execute(path: Path, output: Path) -> Any:
     shutil.rmtree(output / path.stem, ignore_errors=True)  # Otherwise an older result could pass for this run's.
     output.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, output / path.name)
-    said = _run_nbmake(output / path.name, path.parent.parent)
+    said = run_nbmake(output / path.name, path.parent.parent)
     notebook = nbformat.read(output / path.name, as_version=4)
     if said:
         raise NotebookFailed(_failure(notebook.cells, said))
     return notebook
 
 
-def _run_nbmake(copy: Path, root: Path) -> str:
+def run_nbmake(copy: Path, root: Path) -> str:
     """Let nbmake execute the copy in place. Return what it printed if the notebook failed, otherwise nothing."""
     # MPLBACKEND keeps figures out of the outputs, and COURSE_STRICT makes every unanswered exercise an error.
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "COURSE_STRICT")}

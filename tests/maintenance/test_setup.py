@@ -35,12 +35,14 @@ def clone(tmp_path: Path, root: Path) -> Path:
     return clone
 
 
-def make(clone: Path, goal: str, *, unsupported: int = 0, cannot_make: int = 0) -> subprocess.CompletedProcess[str]:
+def make(
+    clone: Path, goal: str, *options: str, unsupported: int = 0, cannot_make: int = 0
+) -> subprocess.CompletedProcess[str]:
     """Call make with a stand-in whose path also contains a space."""
     python = clone / "a python"
     python.write_text(STAND_IN.format(unsupported=unsupported, cannot_make=cannot_make))
     python.chmod(0o755)
-    command = ["make", goal, f"PYTHON={python}"]
+    command = ["make", goal, f"PYTHON={python}", *options]
     return subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=60)
 
 
@@ -66,6 +68,14 @@ def test_an_installation_that_fails_is_continued_by_the_next_call(clone):
     (clone / "pip-fails").unlink()
     again = make(clone, "setup")
     assert again.returncode == 0 and "Making .venv" not in again.stdout and installations(clone) == 2
+
+
+def test_setup_from_a_wheelhouse_uses_no_network(clone):
+    missing = make(clone, "setup", "WHEELS=the wheels")
+    assert missing.returncode != 0 and "There is no folder the wheels to install from." in missing.stderr
+    (clone / "the wheels").mkdir()
+    assert make(clone, "setup", "WHEELS=the wheels").returncode == 0
+    assert "--no-index --find-links the wheels -r requirements.txt" in (clone / "pip.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -116,5 +126,6 @@ def test_each_week_the_newest_trl_is_tested(jobs):
 def test_what_ci_runs_is_there(jobs, root):
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
     run = "\n".join(map(commands, jobs.values()))
-    assert set(re.findall(r"make (\w+)", run)) <= targets
+    called = {goal for goals in re.findall(r"make ([a-z ]+)", run) for goal in goals.split()}
+    assert {"browser", "handout", "links", "test"} <= called <= targets
     assert all((root / file).is_file() for file in re.findall(r"tests/\w+\.py|\S+\.txt", run))
