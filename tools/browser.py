@@ -98,15 +98,15 @@ WALK = """async () => {
   return {found, pictures};
 }"""
 
-LINKS = """() => notebook.widgets.flatMap((cell, number) => cell.model.type !== 'markdown' ? [] :
-  [...cell.model.sharedModel.getSource().matchAll(/\\]\\(glossary\\.md#?([^)]*)\\)/g)].map(link => [number, link[1]]))"""
+LINKS = """() => notebook.widgets.flatMap((cell, number) => cell.model.type !== 'markdown' ? [] : [
+  ...cell.model.sharedModel.getSource().matchAll(/\\]\\(glossary\\.md#?([^)]*)\\)/g)].map(link => [number, link[1]]))"""
 
 # Click the link and wait until the glossary shows the term in its visible part.
 FOLLOW = """async ([number, anchor]) => {
   await notebook.scrollToItem(number, 'start');
   await new Promise(done => setTimeout(done, 300));
   const link = [...notebook.widgets[number].node.querySelectorAll('a')].find(a =>
-    a.href.endsWith(anchor ? '#' + anchor : 'glossary.md'));
+    anchor ? a.href.endsWith('#' + anchor) : new URL(a.href).pathname.endsWith('/glossary.md'));
   if (!link) return 'there is no such link on the page';
   link.click();
   for (let wait = 0; wait < 100; wait++) {
