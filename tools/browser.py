@@ -98,18 +98,20 @@ WALK = """async () => {
   return {found, pictures};
 }"""
 
-LINKS = """() => notebook.widgets.flatMap((cell, number) => cell.model.type !== 'markdown' ? [] :
-  [...cell.model.sharedModel.getSource().matchAll(/\\]\\(glossary\\.md#([^)]+)\\)/g)].map(link => [number, link[1]]))"""
+LINKS = """() => notebook.widgets.flatMap((cell, number) => cell.model.type !== 'markdown' ? [] : [
+  ...cell.model.sharedModel.getSource().matchAll(/\\]\\(glossary\\.md#?([^)]*)\\)/g)].map(link => [number, link[1]]))"""
 
 # Click the link and wait until the glossary shows the term in its visible part.
 FOLLOW = """async ([number, anchor]) => {
   await notebook.scrollToItem(number, 'start');
   await new Promise(done => setTimeout(done, 300));
-  const link = [...notebook.widgets[number].node.querySelectorAll('a')].find(a => a.href.endsWith('#' + anchor));
+  const link = [...notebook.widgets[number].node.querySelectorAll('a')].find(a =>
+    anchor ? a.href.endsWith('#' + anchor) : new URL(a.href).pathname.endsWith('/glossary.md'));
   if (!link) return 'there is no such link on the page';
   link.click();
   for (let wait = 0; wait < 100; wait++) {
     await new Promise(done => setTimeout(done, 100));
+    if (!anchor && document.querySelector('.jp-MarkdownViewer h1')) return '';
     const target = [...document.querySelectorAll('.jp-MarkdownViewer [id], .jp-MarkdownViewer [data-jupyter-id]')]
       .find(node => [node.id, node.dataset.jupyterId].includes(anchor));
     const top = target?.getBoundingClientRect().top;
