@@ -51,7 +51,7 @@ def packages(requirements: Path = ROOT / "requirements.txt") -> str:
 
 
 def memory(available: float | None = None) -> str:
-    """Check the memory that programs can still get, in GB. Where the system does not say, that is all it has."""
+    """Check the memory that programs can still get, in GB. If the system does not say, take all that it has."""
     from helpers.memory import device_memory
 
     words = Path("/proc/meminfo").read_text().split() if os.path.exists("/proc/meminfo") else []

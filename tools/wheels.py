@@ -71,7 +71,7 @@ def describe(folder: Path) -> str:
             f"{cuda / 1e6:.0f} MB of these are CUDA, which only NVIDIA GPUs use. For laptops without one, delete this "
             f"folder, then type: make wheels PIP_EXTRA_INDEX_URL={CPU_INDEX}\n"
         )
-    return text + "On each laptop, without a network: make lab WHEELS=FOLDER, where FOLDER is a copy of this folder."
+    return text + "On each laptop, without a network: make lab WHEELS=FOLDER. FOLDER is a copy of this folder."
 
 
 def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> int:
