@@ -7,7 +7,6 @@ The course is copied first, because JupyterLab saves what it opens. JupyterLab o
 `jupyterapp` if it is started with --LabApp.expose_app_in_browser.
 """
 
-import argparse
 import os
 import secrets
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.runtime import CourseError, output_folder, project_root
-from tools.notebooks import notebook_paths
+from tools.notebooks import notebook_paths, run_for_names
 from tools.web import chromium
 
 COPIED = ("data", "docs", "helpers", "notebooks")
@@ -299,14 +298,7 @@ def _tell(name: str, found: Sequence[str], seconds: float) -> bool:
 
 def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.browser", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="start of the notebooks' file names, as in 04 (default: all)")
-    chosen = parser.parse_args(arguments)
-    try:
-        return run(root or project_root(), chosen.names)
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return run_for_names("tools.browser", __doc__, run, arguments, root)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,24 @@ PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 
 class NotebookFailed(CourseError):
     """A notebook did not run to its end. The message names the cell and gives the end of the traceback."""
+
+
+def run_for_names(
+    module: str,
+    description: str,
+    function: Callable[[Path, list[str]], int],
+    arguments: Sequence[str] | None = None,
+    root: Path | None = None,
+) -> int:
+    """Run a command that takes the names of notebooks. Returns its exit status: 1, with one sentence, for a CourseError."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="start of the notebooks' file names, as in 04 (default: all)")
+    chosen = parser.parse_args(arguments)
+    try:
+        return function(root or project_root(), chosen.names)
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def notebook_paths(root: Path, names: Sequence[str] = ()) -> list[Path]:

@@ -12,7 +12,6 @@ No tags are needed. A slide is made of
 The tag `slide` adds a whole cell, with its code and output. The tag `no-slide` leaves out what a cell would give.
 """
 
-import argparse
 import re
 import shutil
 import sys
@@ -20,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.runtime import CourseError, output_folder, project_root
+from helpers.runtime import output_folder
 from tools.hygiene import tags_of
-from tools.notebooks import notebook_paths
+from tools.notebooks import notebook_paths, run_for_names
 from tools.opening import COLAB_LINK
 from tools.web import libraries
 
@@ -125,14 +124,7 @@ def make(root: Path, names: Sequence[str] = ()) -> int:
 
 def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.slides", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="start of the notebooks' file names, as in 04 (default: all)")
-    chosen = parser.parse_args(arguments)
-    try:
-        return make(root or project_root(), chosen.names)
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return run_for_names("tools.slides", __doc__, make, arguments, root)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ A reader may open any notebook first, and may run a cell again. Each notebook ru
 other notebook and no earlier results.
 """
 
-import argparse
 import shutil
 import sys
 import time
@@ -12,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.runtime import CourseError, output_folder, project_root
+from helpers.runtime import output_folder
 from tools.hygiene import tags_of
-from tools.notebooks import NotebookFailed, execute, notebook_paths
+from tools.notebooks import NotebookFailed, execute, notebook_paths, run_for_names
 
 FOLDERS = ("data", "helpers")
 
@@ -58,14 +57,7 @@ def run(root: Path, names: Sequence[str] = ()) -> int:
 
 def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.twice", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="start of the notebooks' file names, as in 04 (default: all)")
-    chosen = parser.parse_args(arguments)
-    try:
-        return run(root or project_root(), chosen.names)
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return run_for_names("tools.twice", __doc__, run, arguments, root)
 
 
 if __name__ == "__main__":
