@@ -35,7 +35,7 @@ def run_for_names(
     arguments: Sequence[str] | None = None,
     root: Path | None = None,
 ) -> int:
-    """Run a command that takes the names of notebooks; returns its exit status: 1, with a sentence, for a CourseError."""
+    """Run a command that takes names of notebooks. Returns its exit status: 1, with a sentence, for a CourseError."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description.splitlines()[0])
     parser.add_argument("names", nargs="*", help="start of the notebooks' file names, as in 04 (default: all)")
     chosen = parser.parse_args(arguments)
