@@ -1,6 +1,6 @@
 """Notebook 06: a clinic. Trainers with one planted fault each, and what TRL logs of them.
 
-Every patient is a run of GRPOTrainer with the settings of the profile tiny, 20 or 30 steps long, with one thing wrong.
+Every patient is a run of GRPOTrainer with the settings of the profile tiny, 20 to 44 steps long, with one thing wrong.
 Two runs are healthy, and one has a reward that knows nothing. The notebook shows curves, log and three completions.
 """
 
@@ -143,7 +143,8 @@ def too_few_prompts(trainer: ResumableTrainer, start: Start) -> None:
 PATIENTS = {
     "healthy": Patient(),
     "healthy, other settings": Patient({"prompts_per_step": 4, "num_generations": 16, "scale_rewards": "group"}),
-    "random reward": Patient(reward=random_reward),
+    # A flat reward is judged from 40 steps on (`helpers.diagnose`).
+    "random reward": Patient({"max_steps": 44}, reward=random_reward),
     "end token masked away": Patient(trainer=mask_ends(only_wrong_ends=False)),
     "every completion cut off": Patient({"max_completion_length": 8}),
     "unlearns to end": Patient(trainer=mask_ends(only_wrong_ends=True)),
