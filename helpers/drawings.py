@@ -1,4 +1,4 @@
-"""Draw what only one notebook shows: loops, memory, learned rewards, verifiers, exploits, pushes, clipping, seeds.
+"""Draw what only one notebook shows: loops, memory, learned rewards, verifiers, exploits, clipping, seeds, rules.
 
 Each function returns a `Picture` for `figures.show`, as the charts of `helpers.figures` do. The module is long because
 it has a function for each of these pictures; they share little.
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgba
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from helpers import figures
@@ -374,23 +375,62 @@ def _visible(token: str) -> str:
     return "end" if token == "<|endoftext|>" else token.strip(" ").replace("\n", "↵") or "␣"
 
 
-def seed_dots(scores: pd.Series, xlabel: str, title: str) -> Picture:
-    """Draw a dot for each seed of each run, and a line at the mean. The index of `scores` is (run, seed)."""
-    runs = list(scores.index.unique(0))
-    fig = Picture(0.34 * len(runs) + 1.4)
-    axis = fig.subplots()
-    means = scores.groupby(level=0).mean()
-    for y, run in enumerate(runs):
-        axis.plot(scores.loc[run], [y] * len(scores.loc[run]), "o", color=BLUE, alpha=0.6)
-        axis.plot([means[run]] * 2, [y - 0.35, y + 0.35], color=BLACK, linewidth=2)
-    figures.label_axis(axis, xlabel, "", title, ylim=(len(runs) - 0.5, -0.5))
-    axis.set_yticks(range(len(runs)), runs)
-    axis.grid(axis="x", alpha=0.25)
-    found = "; ".join(f"{run} {means[run]:.1f}" for run in runs)
+def seed_dots(panels: Mapping[str, pd.DataFrame], title: str) -> Picture:
+    """Draw panels side by side (name -> frame) with a row for each run: a dot for each seed, and a line at the mean.
+
+    The index of a frame is (run, seed), and all panels have the same runs. Each column has a colour and a marker.
+    """
+    runs = list(next(iter(panels.values())).index.unique(0))
+    fig = Picture(0.3 * len(runs) + 1.6)
+    axes = fig.subplots(1, len(panels), sharey=True, squeeze=False).flatten()
+    looks = ((BLUE, "o"), (VERMILLION, "x"), (GREEN, "^"))
+    found = []
+    for axis, (panel, frame) in zip(axes, panels.items(), strict=True):
+        means = frame.groupby(level=0).mean()
+        for (name, values), (colour, marker) in zip(frame.items(), looks, strict=False):
+            for y, run in enumerate(runs):
+                axis.plot(values.loc[run], [y] * len(values.loc[run]), marker, color=colour, alpha=0.6)
+                axis.plot([means.loc[run, name]] * 2, [y - 0.35, y + 0.35], color=colour, linewidth=2)
+            found.append(f"{name}: " + ", ".join(f"{run} {means.loc[run, name]:.1f}" for run in runs))
+        figures.label_axis(axis, "", "", panel, ylim=(len(runs) - 0.5, -0.5))
+        axis.grid(axis="x", alpha=0.25)
+        if frame.shape[1] > 1:
+            handles = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in looks]
+            axis.legend(handles[: frame.shape[1]], frame.columns, frameon=False, fontsize=8, loc="lower right")
+    axes[0].set_yticks(range(len(runs)), runs)
+    fig.suptitle(title, fontsize=11)
     return fig.describe(
         f"Dot chart. {title}: a dot for each seed of each run.",
-        f"Dots are seeds, lines their means. {xlabel}: {found}.",
-        scores.unstack(0)[runs],
+        f"Dots are seeds, lines their means. {'; '.join(found)}.",
+        pd.concat({panel: frame.unstack() for panel, frame in panels.items()}, axis=1).loc[runs],
+    )
+
+
+def findings_grid(counts: pd.DataFrame, seeds: int, expected: Mapping[str, str]) -> Picture:
+    """Draw a grid of how many seeds of each run (row) a rule (column) fires in.
+
+    `expected` is run -> the rule that should fire in it. Those cells have a frame.
+    """
+    fig = Picture(0.3 * len(counts) + 2.2)
+    axis = fig.subplots()
+    for (y, x), count in np.ndenumerate(counts):
+        wanted = expected.get(counts.index[y]) == counts.columns[x]
+        look: dict[str, Any] = {"edgecolor": BLACK, "linewidth": 1.5} if wanted else {"edgecolor": "white"}
+        colour = to_rgba(BLUE if wanted else VERMILLION, 0.6 * count / seeds)
+        figures.draw_box(axis, x, y, str(count or ""), facecolor=colour, **look)
+    figures.label_axis(axis, "", "", f"Rules that fire, in how many of {seeds} seeds")
+    axis.set_xticks(range(counts.shape[1]), counts.columns, rotation=40, ha="left", rotation_mode="anchor")
+    axis.set_yticks(range(len(counts)), counts.index)
+    axis.xaxis.tick_top()
+    figures.fit_boxes(axis, counts.shape[1], len(counts))
+    found = "; ".join(
+        f"{run}: " + (", ".join(f"{rule} ({row[rule]})" for rule in counts if row[rule]) or "nothing")
+        for run, row in counts.iterrows()
+    )
+    return fig.describe(
+        f"Grid of the number of seeds, out of {seeds}, in which each rule fires in each run.",
+        f"{found}. A frame marks the rule that a run should set off.",
+        counts,
     )
 
 

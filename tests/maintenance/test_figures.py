@@ -49,9 +49,11 @@ QUADRANTS = {
 REWARDS = pd.DataFrame({"step": [1, 2], "reward": [0.5, 0.8], "low": [0.4, 0.7], "high": [0.6, 0.9]})
 
 WRITTEN = [[" if", " >"], [" if", " >="]]
-SEEDS = pd.Series(
-    [80.0, 82.0, 60.0, 61.0], index=pd.MultiIndex.from_product([["mean", "none"], [0, 1]], names=["run", "seed"])
+SEEDS = pd.DataFrame(
+    {"pass@1": [80.0, 82.0, 60.0, 61.0]},
+    index=pd.MultiIndex.from_product([["mean", "none"], [0, 1]], names=["run", "seed"]),
 )
+FINDINGS = pd.DataFrame({"falls": [0, 3], "cut off": [0, 1]}, index=["healthy", "ill"])
 
 
 def history(steps):
@@ -99,7 +101,8 @@ DRAWN = {
     "bars": lambda: figures.grouped_bars(WEIGHTS, "weight", "Weights"),
     "dots": lambda: figures.grouped_bars(WEIGHTS, "weight", "Weights", log=True),
     "pushes": lambda: drawings.group_pushes(WRITTEN, [0.5, -0.5], {" >": [0.0, 0.1], " >=": [0.0, -0.1]}),
-    "seeds": lambda: drawings.seed_dots(SEEDS, "pass@1 in %", "Baselines"),
+    "seeds": lambda: drawings.seed_dots({"pass@1 in %": SEEDS, "gap": SEEDS.assign(more=1.0)}, "Baselines"),
+    "findings": lambda: drawings.findings_grid(FINDINGS, 3, {"ill": "falls"}),
     "quadrants": lambda: drawings.clip_quadrants(QUADRANTS, low=0.8, high=1.2),
 }
 
