@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from helpers import figures
 from helpers.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY_BLUE, VERMILLION, YELLOW, Picture
@@ -378,25 +379,30 @@ def _visible(token: str) -> str:
 def seed_dots(panels: Mapping[str, pd.DataFrame], title: str) -> Picture:
     """Draw panels side by side (name -> frame) with a row for each run: a dot for each seed, and a line at the mean.
 
-    The index of a frame is (run, seed), and all panels have the same runs. Each column has a colour and a marker.
+    The index of a frame is (run, seed), and all panels have the same runs. Columns of the same name look the same.
     """
     runs = list(next(iter(panels.values())).index.unique(0))
+    names = list(dict.fromkeys(name for frame in panels.values() for name in frame))
+    looks = dict(zip(names, ((BLUE, "o"), (VERMILLION, "x"), (GREEN, "^")), strict=False))
     fig = Picture(0.3 * len(runs) + 1.6)
     axes = fig.subplots(1, len(panels), sharey=True, squeeze=False).flatten()
-    looks = ((BLUE, "o"), (VERMILLION, "x"), (GREEN, "^"))
     found = []
     for axis, (panel, frame) in zip(axes, panels.items(), strict=True):
         means = frame.groupby(level=0).mean()
-        for (name, values), (colour, marker) in zip(frame.items(), looks, strict=False):
+        for name, values in frame.items():
+            colour, marker = looks[name]
             for y, run in enumerate(runs):
                 axis.plot(values.loc[run], [y] * len(values.loc[run]), marker, color=colour, alpha=0.6)
                 axis.plot([means.loc[run, name]] * 2, [y - 0.35, y + 0.35], color=colour, linewidth=2)
-            found.append(f"{name}: " + ", ".join(f"{run} {means.loc[run, name]:.1f}" for run in runs))
+            known = means[name].dropna()
+            found.append(f"{name}: " + ", ".join(f"{run} {known[run]:.1f}" for run in runs if run in known))
         figures.label_axis(axis, "", "", panel, ylim=(len(runs) - 0.5, -0.5))
         axis.grid(axis="x", alpha=0.25)
-        if frame.shape[1] > 1:
-            handles = [Line2D([], [], color=colour, marker=marker, linestyle="") for colour, marker in looks]
-            axis.legend(handles[: frame.shape[1]], frame.columns, frameon=False, fontsize=8, loc="lower right")
+        axis.xaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2))
+        axis.title.set_fontsize(11 if len(panels) < 3 else 9)
+    if len(names) > 1:
+        handles = [Line2D([], [], color=looks[name][0], marker=looks[name][1], linestyle="") for name in names]
+        fig.legend(handles, names, frameon=False, fontsize=9, loc="outside lower center", ncols=3)
     axes[0].set_yticks(range(len(runs)), runs)
     fig.suptitle(title, fontsize=11)
     return fig.describe(

@@ -458,7 +458,17 @@ def test_each_seed_has_a_dot_and_each_run_a_line_at_its_mean():
     dots, means = fig.axes[0].lines[::2], fig.axes[0].lines[1::2]
     assert [list(line.get_xdata()) for line in dots] == [[80.0, 82.0], [60.0, 61.0]]
     assert [line.get_xdata()[0] for line in means] == [81.0, 60.5]
-    assert "mean 81.0; none 60.5" in fig.caption
+    assert "mean 81.0, none 60.5" in fig.caption
+    # The second panel has a second column, which the legend below the panels names.
+    assert [list(line.get_xdata()) for line in fig.axes[1].lines[4:6]] == [[1.0, 1.0]] * 2
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["pass@1", "more"]
+
+
+def test_a_rule_that_should_fire_has_a_frame():
+    [axis] = DRAWN["findings"]().axes
+    frames = [box for box in axis.patches if box.get_linewidth() > 1]
+    assert [(box.get_x() + 0.48, box.get_y() + 0.46) for box in frames] == [(0, 1)]
+    assert [text.get_text() for text in axis.texts] == ["", "", "3", "1"]
 
 
 def test_both_loops_have_the_same_shape_and_only_the_boxes_that_differ_are_coloured():
