@@ -36,6 +36,14 @@ def returns(function: Any, arguments: tuple[Any, ...], expected: Any, why: str) 
     assert same(got, expected), f"{call} returned {shown(got)}. {why}"
 
 
+def has_keys(answer: Any, expected: dict[str, Any], name: str) -> None:
+    """Assert that the answer is a dictionary with the keys of `expected`, in their order. `name` is the answer's."""
+    assert isinstance(answer, dict), f"Keep the dictionary `{name}` as it is, and fill in its values."
+    for key in expected:
+        assert key in answer, f"`{key}` is missing."
+    assert list(answer) == list(expected), f"Keep the keys of `{name}` as they are."
+
+
 def same(got: Any, expected: Any, tolerance: float = 1e-5) -> bool:
     """Return whether two values are equal: any kinds of number within the tolerance, also in lists and tensors.
 

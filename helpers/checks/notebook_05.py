@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from helpers.checks import hints, is_number, returns, same, shown
+from helpers.checks import has_keys, hints, is_number, returns, same, shown
 
 COUNTS = {"optimizer steps": 640, "with ratio 1": 80}
 SILENT = {
@@ -21,7 +21,7 @@ GUESSES = {"lambda 0": [0.4, -0.7, -0.2], "lambda 1": [-0.5, -0.9, -0.2]}
 )
 def exercise_1(counts: Any) -> None:
     """Count the optimizer steps of a run that reuses its batches, and those with a ratio of 1."""
-    _has_keys(counts, COUNTS, "counts")
+    has_keys(counts, COUNTS, "counts")
     steps, ones = counts.values()
     for name, value in counts.items():
         assert is_number(value), f"`{name}` should be a number, and {shown(value)} is not."
@@ -44,7 +44,7 @@ def exercise_1(counts: Any) -> None:
 )
 def exercise_2(silent: Any) -> None:
     """Name the tokens whose gradient is 0, for four losses."""
-    _has_keys(silent, SILENT, "silent")
+    has_keys(silent, SILENT, "silent")
     for name, letters in silent.items():
         assert isinstance(letters, str), f'`{name}`: write the letters in one string, as in "ab" or "".'
         found = set(letters.lower()) - set(" ,")
@@ -63,7 +63,7 @@ def exercise_2(silent: Any) -> None:
 )
 def exercise_3(advantages: Any) -> None:
     """Compute GAE's advantages of a completion that fails, for lambda 0 and lambda 1."""
-    _has_keys(advantages, GUESSES, "advantages")
+    has_keys(advantages, GUESSES, "advantages")
     swapped = [GUESSES[name] for name in reversed(GUESSES)]
     values = list(advantages.values())
     assert not same(values, swapped), "The two ends are the wrong way round."
@@ -97,10 +97,3 @@ def exercise_4(keep: Any) -> None:
     )
     for advantages, threshold, expected, why in cases:
         returns(keep, (new, old, torch.tensor(advantages), mask, threshold), torch.tensor(expected), why)
-
-
-def _has_keys(answer: Any, expected: dict[str, Any], name: str) -> None:
-    assert isinstance(answer, dict), f"Keep the dictionary `{name}` as it is, and fill in its values."
-    for key in expected:
-        assert key in answer, f"`{key}` is missing."
-    assert list(answer) == list(expected), f"Keep the keys of `{name}` as they are."
