@@ -187,7 +187,8 @@ def learning_curves(
     """
     shown = {column: look for column, look in PANELS.items() if column in history}
     for column in extra:
-        shown[column] = (column.replace("_", " ").capitalize(), "mean of the step", BLACK, 1.0)
+        title = column.replace("_", " ")
+        shown[column] = (title[:1].upper() + title[1:], "mean of the step", BLACK, 1.0)
     rows = -(-len(shown) // 3)
     fig = Picture(2.1 * rows + (0.3 if max_steps else 0))
     axes = fig.subplots(rows, 3, squeeze=False).flatten()
