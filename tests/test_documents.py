@@ -10,14 +10,38 @@ ROOT = Path(__file__).resolve().parent.parent
 GLOSSARY = ROOT / "notebooks/glossary.md"
 
 
-def test_the_glossary_is_in_order_and_each_term_has_an_anchor():
-    """JupyterLab and GitHub make different ids of a heading, so each term has one of its own above it."""
+def test_the_glossary_is_in_order_and_each_term_has_its_anchor():
+    """JupyterLab keeps a heading's capitals in its id, and GitHub does not, so an anchor repeats JupyterLab's id."""
     text = GLOSSARY.read_text(encoding="utf-8")
-    terms = re.findall(r'^<a id="([a-z0-9-]+)"></a>\n\n### (.+)\n\n\S', text, re.MULTILINE)
+    terms = re.findall(r'^<a id="([^"]+)"></a>\n\n### (.+)\n\n\S', text, re.MULTILINE)
     assert len(terms) == text.count("\n### ") > 80
-    assert len({anchor for anchor, _ in terms}) == len(terms)
+    assert [anchor for anchor, _ in terms] == [term.replace(" ", "-") for _, term in terms]
+    # A browser encodes other letters in an address, and JupyterLab looks for them as they are encoded.
+    assert all(anchor.isascii() for anchor, _ in terms)
     letters = [re.sub(r"[^a-z0-9]", "", term.lower()) for _, term in terms]
-    assert letters == sorted(letters)
+    assert letters == sorted(set(letters))
+
+
+def terms_linked_to(text: str, in_glossary: bool = False) -> set[str]:
+    """What the links to the glossary name after "#"."""
+    return set(re.findall(r"\]\(#([^)\s]+)" if in_glossary else r"\]\([\w./]*glossary\.md#([^)\s]+)", text))
+
+
+def test_each_link_to_a_term_names_its_heading():
+    """Letter by letter, because JupyterLab opens the glossary at its top otherwise."""
+    text = GLOSSARY.read_text(encoding="utf-8")
+    headings = {heading.replace(" ", "-") for heading in re.findall(r"^### (.+)$", text, re.MULTILINE)}
+    assert terms_linked_to(text, in_glossary=True) <= headings
+    for path in [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*.md")]:
+        assert terms_linked_to(path.read_text(encoding="utf-8")) <= headings, path.name
+
+
+def test_a_link_to_a_term_that_is_not_there_is_found():
+    assert terms_linked_to("a [term](glossary.md#KL-penalty), [two](../notebooks/glossary.md#kl)") == {
+        "KL-penalty",
+        "kl",
+    }
+    assert terms_linked_to("a [term](#KL-penalty)", in_glossary=True) == {"KL-penalty"}
 
 
 def test_contributing_explains_every_tag_that_the_notebooks_use():

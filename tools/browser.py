@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,15 @@ OPEN = """async (path) => {
     if (wait > 1200) throw new Error('the kernel was not idle after two minutes');
     await new Promise(done => setTimeout(done, 100));
   }
+  window.panel = panel;
   window.notebook = panel.content;
+  // A kernel that dies or loses its connection ends a run without an error in any cell.
+  window.troubles = [];
+  const note = (_, status) => {
+    if (['dead', 'autorestarting', 'disconnected'].includes(status)) window.troubles.push(status);
+  };
+  panel.sessionContext.statusChanged.connect(note);
+  panel.sessionContext.connectionStatusChanged.connect(note);
 }"""
 
 # While a cell runs that has shown a picture, every frame of the screen must show one.
@@ -67,8 +75,17 @@ RUN = """() => {
   };
   requestAnimationFrame(look);
   window.ended = false;
-  window.jupyterapp.commands.execute('notebook:run-all-cells').finally(() => { window.ended = true; });
+  window.jupyterapp.commands.execute('notebook:run-all-cells')
+    .catch(error => { window.troubles.push(String(error)); }).finally(() => { window.ended = true; });
 }"""
+
+STATE = """() => ({
+  ended: window.ended,
+  troubles: window.troubles,
+  running: notebook.widgets.findIndex(cell => cell.model.executionState === 'running'),
+})"""
+
+SHUT_DOWN = "() => window.panel && window.panel.sessionContext.shutdown()"
 
 CELLS = "() => notebook.widgets.map(cell => cell.model.toJSON())"
 
@@ -176,9 +193,42 @@ def faults_of_run(cells: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
+def wait_for_run(page: Any) -> tuple[bool, list[str]]:
+    """Wait until all cells were run. Returns whether that happened, and what kept it from happening.
+
+    The limit is for one cell, so a slow machine may take longer for the notebook. What happened to the kernel is
+    returned in both cases. It is a fault only if a cell did not run.
+    """
+    last, limit = -2, 0.0
+    while True:
+        state = page.evaluate(STATE)
+        troubles = [f"the kernel: {trouble}"[:200] for trouble in state["troubles"]]
+        if state["ended"]:
+            return True, troubles
+        for sign, text in ((".jp-Dialog", "a dialog opened"), (".jp-Stdin-input", "a cell waits for input")):
+            if page.locator(sign).count():
+                return False, [f"{text}: {page.locator(sign).first.inner_text()[:200]}", *troubles]
+        if state["running"] != last:
+            last, limit = state["running"], time.monotonic() + 60 * CELL_MINUTES
+        elif time.monotonic() > limit:
+            where = "the run had not begun" if last < 0 else f"cell {last + 1} still ran"
+            return False, [f"{where} after {CELL_MINUTES} minutes", *troubles]
+        page.wait_for_timeout(500)
+
+
 def look_at_notebook(browser: Any, address: str, path: str, shots: Path) -> list[str]:
     """Open a notebook, follow its links to the glossary, run it and look at it. Returns a line for each fault."""
     page = browser.new_page(viewport={"width": WIDTHS[0], "height": 1000})
+    try:
+        return _faults_on(page, address, path, shots)
+    finally:
+        # A kernel that stays alive would take memory and time from the next notebook.
+        with suppress(Exception):
+            page.evaluate(SHUT_DOWN)
+        page.close()
+
+
+def _faults_on(page: Any, address: str, path: str, shots: Path) -> list[str]:
     page.set_default_timeout(120_000)
     found: list[str] = []
     page.on("pageerror", lambda error: found.append(f"error of the page: {str(error).splitlines()[0][:200]}"))
@@ -187,16 +237,12 @@ def look_at_notebook(browser: Any, address: str, path: str, shots: Path) -> list
     page.evaluate(OPEN, path)
     found += [f"before the run, {fault}" for fault in page.evaluate(WALK)["found"]]
     page.evaluate(RUN)
-    limit = time.monotonic() + 60 * CELL_MINUTES
-    while not page.evaluate("() => window.ended"):
-        for sign, text in ((".jp-Dialog", "a dialog opened"), (".jp-Stdin-input", "a cell waits for input")):
-            if page.locator(sign).count():
-                return [*found, f"{text}: {page.locator(sign).first.inner_text()[:200]}"]
-        if time.monotonic() > limit:
-            return [*found, f"it still ran after {CELL_MINUTES} minutes"]
-        page.wait_for_timeout(500)
+    ended, troubles = wait_for_run(page)
+    if not ended:
+        return [*found, *troubles]
     cells, frames = page.evaluate(CELLS), page.evaluate("() => window.frames_")
-    found += faults_of_run(cells)
+    if failed := faults_of_run(cells):
+        found += [*troubles, *failed]
     if frames["blank"]:
         found.append(f"a live picture flickers: {frames['blank']} of {sum(frames.values())} frames without it")
     expected = sum(pictures(output) for cell in cells for output in cell.get("outputs", []))
@@ -221,7 +267,6 @@ def look_at_notebook(browser: Any, address: str, path: str, shots: Path) -> list
         page.evaluate("path => { jupyterapp.commands.execute('docmanager:open', {path}); }", path)
         page.wait_for_timeout(500)
     print(f"    {expected} pictures, {frames['shown']} frames of live ones, {len(links)} links to the glossary")
-    page.close()
     return found
 
 
@@ -276,6 +321,7 @@ def run(root: Path, names: Sequence[str] = ()) -> int:
         with jupyterlab(course, home) as address:
             for path in paths:
                 start = time.perf_counter()
+                print(f"    {path.name} is opened", flush=True)
                 try:
                     found = look_at_notebook(browser, address, f"notebooks/{path.name}", shots)
                 except Exception as error:  # of playwright; the other notebooks are looked at all the same

@@ -15,12 +15,19 @@ stands a Python expression with as many values. It may use arithmetic and
 
 Values are rounded to the digits that the text shows. After "about", zeros at the end are not digits that it shows:
 "about 540" stands for anything from 535 to 545.
+
+`--count` says for each text how many numbers are bound, and how many could be: numbers with digits after a point, with
+a per cent sign or with a unit. Of these, `cited` ones are in a sentence that links to a page of the web. Not counted
+are numbers in code, formulas, headings, links, versions and sections, a reward of 1.0 or 0.0, the level of an interval,
+and the minutes that a notebook takes. `--list` shows the ones that are neither bound nor cited, each with its sentence.
 """
 
+import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +45,15 @@ HIDDEN = re.compile(
 )
 # What a reader takes for a measurement: digits after a point, per cent, or a unit.
 MEASURED = re.compile(r"(?<![\w.@])\d[\d,]*(?:\.\d{1,3}\b| ?%| (?:points|seconds|minutes|s|ms|[kMG]i?B)\b)")
-TEXTS = ("README.md", "data/*.md", "docs/*.md", "notebooks/*.md")
+# What only looks like one.
+NAMED = re.compile(
+    r"^#+ .*$|^\*\*Time\*\*[^.]*\.|\b(?:Python|TRL|transformers|Claude) \d[\d.]*(?:(?:,| or| and|, or) \d[\d.]+)*"
+    r"|\b[Ss]ections?\s\d[\d.]*|\b95 ?%(?=\s(?:bootstrap\s)?(?:interval|confidence))|\b[01]\.0\b",
+    re.MULTILINE,
+)
+LINKED = re.compile(r"\[[^\]]*\]\((https?:)?[^)]*\)")
+SENTENCE = re.compile(r"(?<=[.?!])\)? +(?=[A-Z*(\[])")
+TEXTS = ("README.md", "TEACHING.md", "data/*.md", "docs/*.md", "notebooks/*.md")
 
 
 def blocks(root: Path) -> Iterator[tuple[str, str, str]]:
@@ -121,15 +136,52 @@ def _text_of(output: dict[str, Any]) -> str:
     return "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
 
 
-def main(root: Path | None = None) -> int:
-    """Print each number that differs from its source, and how many are bound; returns the exit status."""
+def count(text: str) -> tuple[Counter[str], list[str]]:
+    """Return how many numbers of a text are bound, cited or open, and the sentences with the open ones."""
+    prose = COMMENT.sub("", text)
+    shown = [bound for bound, _ in bindings(text)]
+    for bound in sorted(shown, key=len, reverse=True):
+        prose = re.sub(r"(?<![\d.,])" + r"\s+".join(map(re.escape, bound.split())), " ", prose)
+    prose = LINKED.sub(lambda link: " HTTP " if link[1] else " ", NAMED.sub(" ", prose))
+    prose = HIDDEN.sub(" ", prose)
+    counts, open_ones = Counter(bound=sum(len(NUMBER.findall(bound)) for bound in shown)), []
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-|]|\d+\. ))", prose):
+        for sentence in SENTENCE.split(" ".join(paragraph.split())):
+            found = len(MEASURED.findall(sentence))
+            is_cited = "HTTP" in sentence
+            counts["cited" if is_cited else "open"] += found
+            open_ones += [sentence] * (found > 0 and not is_cited)
+    return counts, open_ones
+
+
+def print_counts(root: Path, show_open: bool) -> None:
+    """Print for each text how many numbers are bound, cited or open, or the sentences with open ones."""
+    counts: dict[str, Counter[str]] = {}
+    for place, _, text in blocks(root):
+        found, open_ones = count(text)
+        counts.setdefault(place.partition(",")[0], Counter()).update(found)
+        if show_open:
+            print(*(f"{place}: {sentence}" for sentence in open_ones), sep="\n", end="\n" * bool(open_ones))
+    print(f"{'numbers in the text':<40} bound  cited   open")
+    for place, of_text in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
+        print(f"{place:<40}{of_text['bound']:>6}{of_text['cited']:>7}{of_text['open']:>7}")
+
+
+def main(arguments: Sequence[str] | None = None, root: Path | None = None) -> int:
+    """Print each number that differs from its source, or the counts; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.numbers", description=__doc__.splitlines()[0])
+    parser.add_argument("--count", action="store_true", help="say for each text how many numbers are bound to a source")
+    parser.add_argument("--list", action="store_true", help="show the sentences with numbers that have no source")
+    chosen = parser.parse_args(arguments)
     root = root or project_root()
-    found, bound, measured = [], 0, 0
+    if chosen.count or chosen.list:
+        print_counts(root, chosen.list)
+        return 0
+    found, bound = [], 0
     for place, notebook, text in blocks(root):
         found += [f"{place}: {fault}" for fault in faults_of(text, sources_for(root, notebook))]
         bound += sum(len(NUMBER.findall(shown)) for shown, _ in bindings(text))
-        measured += len(MEASURED.findall(HIDDEN.sub(" ", text)))
-    print("\n".join([*found, f"Numbers in the text: {bound} bound to a source, about {max(0, measured - bound)} not."]))
+    print("\n".join([*found, f"Numbers in the text: {bound} are bound to a source, and {len(found)} of them differ."]))
     return 1 if found else 0
 
 

@@ -24,6 +24,64 @@ def test_errors_and_cells_that_did_not_run_are_found():
     assert second.startswith("cell 5 (") and second.endswith("it did not run")
 
 
+class Page:
+    """A page of the browser in which a run goes through these states, and then stays in the last one."""
+
+    def __init__(self, *running: int, ended: bool = False, troubles: tuple[str, ...] = (), dialog: str = ""):
+        self.states = [{"ended": False, "troubles": [], "running": cell} for cell in running]
+        self.states.append({"ended": ended, "troubles": list(troubles), "running": running[-1]})
+        self.dialog, self.waited, self.closed, self.first = dialog, 0, False, self
+
+    def evaluate(self, script):
+        if script == browser.SHUT_DOWN:
+            raise RuntimeError("the page crashed")
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def locator(self, sign):
+        return self
+
+    def count(self):
+        return bool(self.dialog)
+
+    def inner_text(self):
+        return self.dialog
+
+    def wait_for_timeout(self, milliseconds):
+        self.waited += 1
+
+    def close(self):
+        self.closed = True
+
+
+def test_the_wait_ends_with_the_run_and_tells_what_happened_to_the_kernel():
+    page = Page(0, 1, 1, ended=True, troubles=("dead",))
+    assert browser.wait_for_run(page) == (True, ["the kernel: dead"]) and page.waited == 3
+
+
+def test_the_limit_is_for_each_cell(monkeypatch):
+    times = iter(range(0, 10_000, 60 * browser.CELL_MINUTES - 10))
+    monkeypatch.setattr(browser.time, "monotonic", lambda: next(times))
+    assert browser.wait_for_run(Page(0, 1, 2, 3, ended=True)) == (True, [])
+    assert browser.wait_for_run(Page(0, 1, 1, troubles=("disconnected",))) == (
+        False,
+        ["cell 2 still ran after 15 minutes", "the kernel: disconnected"],
+    )
+
+
+def test_a_dialog_ends_the_wait():
+    assert browser.wait_for_run(Page(0, 1, dialog="Kernel Restarting")) == (
+        False,
+        ["a dialog opened: Kernel Restarting"],
+    )
+
+
+def test_a_page_that_crashed_is_closed_as_well(monkeypatch, tmp_path):
+    page = Page(0)
+    monkeypatch.setattr(page, "new_page", lambda viewport: page, raising=False)
+    monkeypatch.setattr(browser, "_faults_on", lambda *arguments: ["a fault"])
+    assert browser.look_at_notebook(page, "address", "notebooks/01.ipynb", tmp_path) == ["a fault"] and page.closed
+
+
 def test_the_last_picture_is_the_one_to_keep():
     picture = new_output("display_data", data={"text/html": '<img src="data:,">'})
     assert (

@@ -81,6 +81,18 @@ def test_the_student_version_has_no_answers_and_is_complete(course):
     assert "grpo-course/notebooks/04_x.ipynb" in names and not any("tests" in name or "exam" in name for name in names)
 
 
+def test_the_student_version_does_not_say_where_solutions_are(course, root):
+    """The last hint and the README name the place in the course, and in the copy they do not."""
+    shutil.copy(root / "README.md", course)
+    for name, sentence in teaching.ABOUT_SOLUTIONS.items():
+        assert (course / name).read_text(encoding="utf-8").count(sentence) == 1
+    assert teaching.main(["student"], root=course) == 0
+    made = course / "build/student/grpo-course"
+    hint = (made / "helpers/exercises.py").read_text(encoding="utf-8")
+    assert "This is the last hint." in hint and "olution" not in hint
+    assert "olutions are" not in (made / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_exercise_is_answered_and_shows_its_verdict(course):
     assert teaching.main(["solutions"], root=course) == 0
     cells = nbformat.read(course / "build/solutions/04_x.ipynb", 4).cells
