@@ -38,7 +38,7 @@ HIDDEN = re.compile(
 )
 # What a reader takes for a measurement: digits after a point, per cent, or a unit.
 MEASURED = re.compile(r"(?<![\w.@])\d[\d,]*(?:\.\d{1,3}\b| ?%| (?:points|seconds|minutes|s|ms|[kMG]i?B)\b)")
-TEXTS = ("README.md", "data/*.md", "docs/*.md", "notebooks/*.md")
+TEXTS = ("README.md", "TEACHING.md", "data/*.md", "docs/*.md", "notebooks/*.md")
 
 
 def blocks(root: Path) -> Iterator[tuple[str, str, str]]:
