@@ -112,7 +112,7 @@ def bootstrap(paths: Sequence[Path], cell: str = BOOTSTRAP_CELL) -> int:
 def publish(root: Path, paths: Sequence[Path], arguments: Sequence[str]) -> int:
     """Write the address where the course is published, and a branch or tag, into every file that names it. Returns 0.
 
-    The README keeps its badges in comments, `<!-- published: ... -->`, because they would be broken before. They appear.
+    The README keeps its badges in comments, `<!-- published: ... -->`, because they would be broken before this.
     Raises CourseError if it is not an address on GitHub: Colab opens notebooks only from there.
     """
     repo, ref = [*arguments, "main"][:2] if arguments else ("", "")
