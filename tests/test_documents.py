@@ -78,6 +78,8 @@ def test_each_plan_for_a_class_adds_up():
     rows = [re.findall(r"^\|[^|]+\| (\d+) \|", plan, re.MULTILINE) for _, plan in plans]
     sums = [(int(total), sum(map(int, row))) for (total, _), row in zip(plans, rows, strict=True)]
     assert sums == [(90, 90), (180, 180), (360, 360), (100, 100)]
+    assert "Forty marks" in text
+    assert sum(map(int, re.findall(r"^\d+\. \((\d)(?: marks)?\)", text, re.MULTILINE))) == 40
 
 
 def test_the_sections_and_exercises_that_a_class_does_exist():
