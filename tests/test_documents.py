@@ -1,4 +1,7 @@
-"""The documents: the glossary is in order, CONTRIBUTING names every cell tag, docs/architecture.md every module."""
+"""The documents: the glossary is in order, CONTRIBUTING names every cell tag, docs/architecture.md every module.
+
+The README shows a program that the model wrote, and TEACHING.md plans sections that exist, in minutes that add up.
+"""
 
 import json
 import re
@@ -63,3 +66,52 @@ def test_the_modules_that_the_architecture_names_exist():
     assert len(named) > 20
     there = {path.name + "/" * path.is_dir() for path in (ROOT / "helpers").iterdir()} - {"__init__.py", "__pycache__/"}
     assert set(named) == there
+
+
+def test_the_readme_shows_programs_that_notebook_04_printed():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    sentence, *programs = [line.split("  # ")[0].strip("# ") for line in block.splitlines()]
+    [before, after] = programs
+    cells = json.loads((ROOT / "notebooks/04_grpo_on_humaneval.ipynb").read_text(encoding="utf-8"))["cells"]
+    [printed] = ["".join(cell["outputs"][0]["text"]) for cell in cells if cell["id"] == "learn-6"]
+    assert f"{sentence}\nbefore (fails)\n    {before}\nafter (passes)\n    {after}\n" in printed
+
+
+def test_badges_of_an_address_that_is_not_there_are_hidden():
+    """`make publish` shows them. The clone line is the one place that a reader sees before that."""
+    visible = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [line.strip() for line in visible.splitlines() if "OWNER/NAME" in line] in (
+        [],
+        ["git clone https://github.com/OWNER/NAME grpo-course"],
+    )
+
+
+def sections_of(number: str) -> dict[str, str]:
+    """The numbered sections of a notebook, each with its text."""
+    [path] = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join(hygiene.source_of(cell) for cell in cells if cell["cell_type"] == "markdown")
+    _, *parts = re.split(r"^## (\d+ )?", text, flags=re.MULTILINE)
+    return {number.strip(): part for number, part in zip(parts[::2], parts[1::2], strict=True) if number}
+
+
+def test_each_plan_for_a_class_adds_up():
+    text = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    plans = re.findall(r"^## [^\n]*\((\d+) (?:minutes|points)\)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    rows = [re.findall(r"^\|[^|]+\| (\d+) \|", plan, re.MULTILINE) for _, plan in plans]
+    sums = [(int(total), sum(map(int, row))) for (total, _), row in zip(plans, rows, strict=True)]
+    assert sums == [(90, 90), (180, 180), (360, 360), (100, 100)]
+    assert "Forty marks" in text
+    assert sum(map(int, re.findall(r"^\d+\. \((\d)(?: marks)?\)", text, re.MULTILINE))) == 40
+
+
+def test_the_sections_and_exercises_that_a_class_does_exist():
+    text = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(0\d)\.(\d{1,2})\b", text))
+    assert len(named) > 25
+    missing = [f"{notebook}.{section}" for notebook, section in named if section not in sections_of(notebook)]
+    assert not missing, missing
+    for notebook, section, exercises in re.findall(r"^\| (\d\d)\.(\d+) with (.+?) \|", text, re.MULTILINE):
+        for exercise in exercises.split(", "):
+            assert f"### {exercise.capitalize()}:" in sections_of(notebook)[section], (notebook, section, exercise)

@@ -65,7 +65,7 @@ def test_texts_link_to_what_is_there():
         *ROOT.glob("*.md"),
         *(path for folder in ("data", "docs", "notebooks") for path in (ROOT / folder).rglob("*.md")),
     ]
-    broken = {text.name: hygiene.broken_links(text.read_text(encoding="utf-8"), text) for text in texts}
+    broken = {str(text): hygiene.broken_links(text.read_text(encoding="utf-8"), text) for text in texts}
     assert not any(broken.values()), broken
 
 

@@ -82,6 +82,7 @@ ADDRESS = re.compile(r'^REPO, REF = "(.*)", "(.*)"$', re.MULTILINE)
 NEEDS = re.compile(r"^NEEDS = (\[.*?\])$", re.MULTILINE | re.DOTALL)
 COLAB = "https://colab.research.google.com"
 COLAB_FOLDER = re.compile(rf"{COLAB}/github/[^)\s]+/notebooks/")
+UNPUBLISHED = re.compile(r"<!-- published: (.*?) -->")
 COLAB_LINK = re.compile(r"\[!\[Open In Colab\]\(.*?\)\]\(.*?\)|\[Open in Colab\]\(.*?\)")
 
 
@@ -111,6 +112,7 @@ def bootstrap(paths: Sequence[Path], cell: str = BOOTSTRAP_CELL) -> int:
 def publish(root: Path, paths: Sequence[Path], arguments: Sequence[str]) -> int:
     """Write the address where the course is published, and a branch or tag, into every file that names it. Returns 0.
 
+    The README keeps its badges in comments, `<!-- published: ... -->`, because they would be broken before this.
     Raises CourseError if it is not an address on GitHub: Colab opens notebooks only from there.
     """
     repo, ref = [*arguments, "main"][:2] if arguments else ("", "")
@@ -119,9 +121,13 @@ def publish(root: Path, paths: Sequence[Path], arguments: Sequence[str]) -> int:
         raise CourseError("Name the address: make publish REPOSITORY=https://github.com/you/name (and REF=a-tag)")
     line = f'REPO, REF = "{repo}", "{ref}"'
     bootstrap(paths, ADDRESS.sub(line, BOOTSTRAP_CELL))
-    tool, readme = root / "tools/opening.py", root / "README.md"
-    for path, pattern, new in ((tool, ADDRESS, line), (readme, COLAB_FOLDER, colab_address("", line))):
-        path.write_text(pattern.sub(new, path.read_text(encoding="utf-8")), encoding="utf-8")
+    before = re.compile(re.escape(ADDRESS.search(BOOTSTRAP_CELL)[1]) + r"(?![\w-])")
+    shown = ((UNPUBLISHED, r"\1"), (COLAB_FOLDER, colab_address("", line)), (before, repo))
+    for name, changes in (("tools/opening.py", [(ADDRESS, line)]), ("README.md", shown)):
+        text = (root / name).read_text(encoding="utf-8")
+        for pattern, new in changes:
+            text = pattern.sub(new, text)
+        (root / name).write_text(text, encoding="utf-8")
     print(f"Bootstrap cells and links now name {repo}, {ref}.")
     return 0
 

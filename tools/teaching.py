@@ -24,11 +24,12 @@ COURSE = "grpo-course"
 FOLDERS = (".devcontainer", "data", "docs", "helpers", "notebooks", "tools")
 FILES = ("Makefile", "requirements.txt", "LICENSE", ".gitignore")
 TEXTS = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")
-# Sentences that the version without solutions does not say.
-ABOUT_SOLUTIONS = {
-    "README.md": " Solutions are folded below each.",
-    "helpers/exercises.py": " The solution is folded below the exercise.",
-}
+# Sentences that the version without solutions, and without the teacher's page, does not say.
+LEFT_UNSAID = (
+    ("README.md", " Solutions are folded below each."),
+    ("README.md", " To teach the course, read [TEACHING.md](TEACHING.md)."),
+    ("helpers/exercises.py", " The solution is folded below the exercise."),
+)
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "*.unfinished")
 
 # An exercise is an import line, a stub, and one line that checks it. Its solution has one block of code.
@@ -52,7 +53,7 @@ def student(root: Path, names: Sequence[str] = ()) -> int:
     for name in FILES + TEXTS:
         if (root / name).is_file():
             shutil.copy(root / name, course)
-    for name, sentence in ABOUT_SOLUTIONS.items():
+    for name, sentence in LEFT_UNSAID:
         text = (course / name).read_text(encoding="utf-8")
         (course / name).write_text(text.replace(sentence, ""), encoding="utf-8")
     chosen = {path.name for path in notebook_paths(root, names)}

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -384,9 +385,16 @@ def beginning(path: Path) -> list[str]:
 def published(course: Path, root: Path) -> Path:
     """A course with what `publish` writes to, and one notebook."""
     shutil.copytree(root / "tools", course / "tools")
-    (course / "README.md").write_text(f"| [01](notebooks/01_first.ipynb) | {opening.colab_link('01_first.ipynb')} |\n")
+    shutil.copy(root / "README.md", course)
+    text = (course / "README.md").read_text()
+    (course / "README.md").write_text(f"{text}\n<!-- published: {opening.colab_link('01_first.ipynb')} -->\n")
     write(course, "01_first", "print('shown')")
     return course
+
+
+def visible(path: Path) -> str:
+    """The text of a Markdown file without its comments."""
+    return re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def tool(course: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -433,11 +441,14 @@ def test_publish_writes_the_address_everywhere_and_outputs_stay_fresh(published)
     title, cell = beginning(path)
     assert '\nREPO, REF = "https://github.com/ann/a-course", "v1.0"\n' in cell
     page = "https://colab.research.google.com/github/ann/a-course/blob/v1.0/notebooks/01_first.ipynb"
-    assert f"({page})" in title and f"({page})" in (published / "README.md").read_text()
+    assert f"({page})" in title and f"({page})" in visible(published / "README.md")
+    assert "git clone https://github.com/ann/a-course grpo-course\n" in visible(published / "README.md")
+    badge = "[![CI](https://github.com/ann/a-course/actions/workflows/ci.yml/badge.svg)]"
+    assert badge in visible(published / "README.md")
     assert tool(published, "check").returncode == 0
     assert tool(published, "publish", "https://github.com/bob/other").returncode == 0
     for file in ("notebooks/01_first.ipynb", "README.md", "tools/opening.py"):
-        assert "bob/other" in (text := (published / file).read_text()) and "ann" not in text and "v1.0" not in text
+        assert "bob/other" in (text := (published / file).read_text()) and "ann/" not in text and "v1.0" not in text
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def course(tmp_path: Path, root: Path) -> Path:
     shutil.copytree(root / "helpers", course / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
     write(course)
     (course / "notebooks/.ipynb_checkpoints").mkdir()
-    for name in ("Makefile", "README.md", "my_exam.md", "tests/test_exercises.py", "build/run/04.ipynb", ".venv/ready"):
+    others = ("TEACHING.md", "tests/test_exercises.py", "build/run/04.ipynb", ".venv/ready")
+    for name in ("Makefile", "README.md", *others):
         (course / name).parent.mkdir(parents=True, exist_ok=True)
         (course / name).write_text("text")
     return course
@@ -78,13 +79,14 @@ def test_the_student_version_has_no_answers_and_is_complete(course):
     assert all(cell.get("execution_count") is None for cell in json.loads(text)["cells"])
     with zipfile.ZipFile(course / "build/student/grpo-course.zip") as archive:
         names = archive.namelist()
-    assert "grpo-course/notebooks/04_x.ipynb" in names and not any("tests" in name or "exam" in name for name in names)
+    assert "grpo-course/notebooks/04_x.ipynb" in names
+    assert not any("tests" in name or "TEACHING" in name for name in names)
 
 
 def test_the_student_version_does_not_say_where_solutions_are(course, root):
     """The last hint and the README name the place in the course, and in the copy they do not."""
     shutil.copy(root / "README.md", course)
-    for name, sentence in teaching.ABOUT_SOLUTIONS.items():
+    for name, sentence in teaching.LEFT_UNSAID:
         assert (course / name).read_text(encoding="utf-8").count(sentence) == 1
     assert teaching.main(["student"], root=course) == 0
     made = course / "build/student/grpo-course"
