@@ -6,7 +6,7 @@ from helpers.checks import has_keys, hints, is_number, returns, same, shown
 from helpers.runtime import project_root
 
 FACTORS = {"half of the right ones refused": 0.5, "10 % of all flipped": 0.8}
-NEAR = 10  # points by which a prediction may miss
+NEAR = 6  # points by which a prediction may miss
 PLAN = {"num_generations": 0, "prompts_per_step": 0, "max_steps": 0}
 FAULTS = {"C": "unlearns to end", "O": "the KL's sign"}
 
@@ -14,7 +14,7 @@ FAULTS = {"C": "unlearns to end", "O": "the KL's sign"}
 @hints(
     "Which share of the right ones is refused, and which share of the wrong ones is paid?",
     "If 10 % of all are flipped, that concerns right ones and wrong ones.",
-    "For the prediction: AdamW divides a constant factor away, so only the noise makes such a run slower.",
+    "For the prediction: AdamW mostly cancels a constant factor. Does the run keep more or less than half of the gain?",
 )
 def exercise_1(factors: Any, pass_at_1: Any) -> None:
     """Compute what random errors do to an advantage, and predict what they do to a run."""
@@ -70,8 +70,8 @@ def exercise_3(is_more_than_noise: Any) -> None:
     """Decide whether the change between two paired evaluations is more than noise."""
     for arguments, expected, why in (
         ((19, 11, 164), False, "30 problems changed, and the mean change is 4.9 points."),
-        ((38, 22, 328), False, "With twice as many problems, the interval is narrower, but not by enough."),
-        ((57, 33, 492), True, "With three times as many problems, the interval is narrower."),
+        ((29, 17, 246), False, "With half as many problems more, the interval is narrower, but not by enough."),
+        ((38, 22, 328), True, "With twice as many problems, the same change is more than noise."),
         ((8, 0, 164), True, "Only 8 problems changed, and all for the better."),
         ((40, 20, 164), True, "60 problems changed, and the mean change is 12.2 points."),
         ((20, 40, 164), True, "A loss can be more than noise, too."),
