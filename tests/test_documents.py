@@ -1,8 +1,12 @@
 """The documents: the glossary is in order, CONTRIBUTING names every cell tag, docs/architecture.md every module.
 
-The README shows a program that the model wrote, and TEACHING.md plans sections that exist, in minutes that add up.
+The README shows a program that the model wrote, code that fits the libraries, and the minutes of each notebook.
+TEACHING.md plans sections that exist, in minutes that add up.
 """
 
+import ast
+import importlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -68,9 +72,47 @@ def test_the_modules_that_the_architecture_names_exist():
     assert set(named) == there
 
 
-def test_the_readme_shows_programs_that_notebook_04_printed():
+def readme_blocks() -> list[str]:
+    """The README's blocks of Python: programs that the model wrote, and a script."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_script_in_the_readme_calls_what_exists_with_arguments_that_exist():
+    """It is not run here: it trains for a minute. Notebook 04 trains with the same calls."""
+    _, script = readme_blocks()
+    assert len(script.splitlines()) <= 12
+    names = {}
+    for node in ast.walk(ast.parse(script)):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                try:
+                    names[alias.name] = importlib.import_module(f"{node.module}.{alias.name}")
+                except ModuleNotFoundError:
+                    names[alias.name] = getattr(importlib.import_module(node.module), alias.name)
+    checked = 0
+    for node in ast.walk(ast.parse(script)):
+        parts = ast.unparse(node).split(".")
+        if isinstance(node, ast.Attribute) and parts[0] in names:
+            function = getattr(names[parts[0]], parts[1])  # fails if the README names what is not there
+        if isinstance(node, ast.Call) and (parts := ast.unparse(node.func).split("."))[0] in names:
+            function = names[parts[0]] if len(parts) == 1 else getattr(names[parts[0]], parts[1])
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+            inspect.signature(function).bind(*node.args, **keywords)
+            checked += 1
+    assert checked >= 5
+
+
+def test_the_readme_has_the_minutes_of_each_notebook():
+    rows = re.findall(r"^\| \[.*?\]\(notebooks/(\S+)\).*?\| (\d+) to read, ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    in_readme = dict(rows)
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        title = hygiene.source_of(json.loads(path.read_text(encoding="utf-8"))["cells"][0])
+        assert f" {in_readme[path.name]} minutes to read with the exercises" in title, path.name
+
+
+def test_the_readme_shows_programs_that_notebook_04_printed():
+    block, _ = readme_blocks()
     sentence, *programs = [line.split("  # ")[0].strip("# ") for line in block.splitlines()]
     [before, after] = programs
     cells = json.loads((ROOT / "notebooks/04_grpo_on_humaneval.ipynb").read_text(encoding="utf-8"))["cells"]
