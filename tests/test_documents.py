@@ -91,7 +91,7 @@ def test_the_script_in_the_readme_calls_what_exists_with_arguments_that_exist():
     for node in nodes:
         if isinstance(node, ast.Attribute) and root_name(node) in names:
             eval(ast.unparse(node), names)
-    assert len(calls) == 6
+    assert len(calls) == 7
 
 
 def root_name(node: ast.expr) -> str:
