@@ -1,8 +1,11 @@
 """The documents: the glossary is in order, CONTRIBUTING names every cell tag, docs/architecture.md every module.
 
-The README shows a program that the model wrote, and TEACHING.md plans sections that exist, in minutes that add up.
+The README shows a program that the model wrote, code that fits the libraries, and the minutes of each notebook.
+TEACHING.md plans sections that exist, in minutes that add up.
 """
 
+import ast
+import inspect
 import json
 import re
 from pathlib import Path
@@ -68,9 +71,44 @@ def test_the_modules_that_the_architecture_names_exist():
     assert set(named) == there
 
 
-def test_the_readme_shows_programs_that_notebook_04_printed():
+def readme_blocks() -> list[str]:
+    """The README's blocks of Python: programs that the model wrote, and a script."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_script_in_the_readme_calls_what_exists_with_arguments_that_exist():
+    """It is not run here, because it trains for a minute."""
+    _, script = readme_blocks()
+    assert len(script.splitlines()) <= 12
+    names: dict[str, object] = {}
+    exec("\n".join(line for line in script.splitlines() if line.startswith("from ")), names)
+    nodes = [node for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Attribute | ast.Call)]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and root_name(node.func) in names]
+    for node in calls:
+        keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+        inspect.signature(eval(ast.unparse(node.func), names)).bind(*node.args, **keywords)
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and root_name(node) in names:
+            eval(ast.unparse(node), names)
+    assert len(calls) == 7
+
+
+def root_name(node: ast.expr) -> str:
+    """What stands before the first dot."""
+    return ast.unparse(node).partition(".")[0]
+
+
+def test_the_readme_has_the_minutes_of_each_notebook():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    in_readme = dict(re.findall(r"^\| \[.*?\]\(notebooks/(\S+)\).*?\| (\d+) to read, ", text, re.MULTILINE))
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        title = hygiene.source_of(json.loads(path.read_text(encoding="utf-8"))["cells"][0])
+        assert f" {in_readme[path.name]} minutes to read with the exercises" in title, path.name
+
+
+def test_the_readme_shows_programs_that_notebook_04_printed():
+    block, _ = readme_blocks()
     sentence, *programs = [line.split("  # ")[0].strip("# ") for line in block.splitlines()]
     [before, after] = programs
     cells = json.loads((ROOT / "notebooks/04_grpo_on_humaneval.ipynb").read_text(encoding="utf-8"))["cells"]

@@ -22,12 +22,14 @@ from tools.opening import COLAB_LINK
 COURSE = "grpo-course"
 # What a reader needs. The tests are left out, because they contain the answers to the exercises.
 FOLDERS = (".devcontainer", "data", "docs", "helpers", "notebooks", "tools")
-FILES = ("Makefile", "requirements.txt", "LICENSE", ".gitignore")
+FILES = ("Makefile", "requirements.txt", "LICENSE", "CITATION.cff", ".gitignore")
 TEXTS = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")
-# Sentences that the version without solutions, and without the teacher's page, does not say.
+# Sentences that the version without solutions, tests and the teacher's page does not say.
 LEFT_UNSAID = (
     ("README.md", " Solutions are folded below each."),
     ("README.md", " To teach the course, read [TEACHING.md](TEACHING.md)."),
+    ("README.md", " `make test` runs all tests and every notebook."),
+    ("CONTRIBUTING.md", "[TEACHING.md](TEACHING.md) tells teachers how to use these commands. "),
     ("helpers/exercises.py", " The solution is folded below the exercise."),
 )
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "*.unfinished")

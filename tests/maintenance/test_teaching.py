@@ -1,6 +1,7 @@
 """tools.teaching: what a teacher hands out, on a small course made for the test."""
 
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -58,7 +59,7 @@ def course(tmp_path: Path, root: Path) -> Path:
     write(course)
     (course / "notebooks/.ipynb_checkpoints").mkdir()
     others = ("TEACHING.md", "tests/test_exercises.py", "build/run/04.ipynb", ".venv/ready")
-    for name in ("Makefile", "README.md", *others):
+    for name in ("Makefile", "README.md", "CONTRIBUTING.md", *others):
         (course / name).parent.mkdir(parents=True, exist_ok=True)
         (course / name).write_text("text")
     return course
@@ -69,7 +70,8 @@ def test_the_student_version_has_no_answers_and_is_complete(course):
     assert teaching.main(["student"], root=course) == 0
     assert (course / "notebooks/04_x.ipynb").read_bytes() == committed
     made = course / "build/student/grpo-course"
-    assert sorted(path.name for path in made.iterdir()) == ["Makefile", "README.md", "helpers", "notebooks"]
+    top = ["CONTRIBUTING.md", "Makefile", "README.md", "helpers", "notebooks"]
+    assert sorted(path.name for path in made.iterdir()) == top
     assert (made / "helpers/runtime.py").is_file() and [p.name for p in (made / "notebooks").iterdir()] == [
         "04_x.ipynb"
     ]
@@ -85,7 +87,8 @@ def test_the_student_version_has_no_answers_and_is_complete(course):
 
 def test_the_student_version_does_not_say_where_solutions_are(course, root):
     """The last hint and the README name the place in the course, and in the copy they do not."""
-    shutil.copy(root / "README.md", course)
+    for name in ("README.md", "CONTRIBUTING.md"):
+        shutil.copy(root / name, course)
     for name, sentence in teaching.LEFT_UNSAID:
         assert (course / name).read_text(encoding="utf-8").count(sentence) == 1
     assert teaching.main(["student"], root=course) == 0
@@ -93,6 +96,17 @@ def test_the_student_version_does_not_say_where_solutions_are(course, root):
     hint = (made / "helpers/exercises.py").read_text(encoding="utf-8")
     assert "This is the last hint." in hint and "olution" not in hint
     assert "olutions are" not in (made / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_text_of_the_student_version_links_to_what_is_left_out(root):
+    copied = {*teaching.FOLDERS, *teaching.FILES, *teaching.TEXTS}
+    for path in [*map(root.joinpath, teaching.TEXTS), *root.glob("[dn]*/*.md"), *root.glob("notebooks/*.ipynb")]:
+        name, text = str(path.relative_to(root)), path.read_text(encoding="utf-8")
+        for file, sentence in teaching.LEFT_UNSAID:
+            text = text.replace(sentence, "") if file == name else text
+        files = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s:]+)\)", text)]
+        linked = {(path.parent / file).resolve().relative_to(root.resolve()).parts[0] for file in files if file}
+        assert linked <= copied, (name, linked - copied)
 
 
 def test_every_exercise_is_answered_and_shows_its_verdict(course):
