@@ -3,6 +3,7 @@
 import ast
 import json
 import subprocess
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -422,6 +423,19 @@ def KEEP(logps, old, advantages, mask, threshold):
     return ((advantages >= 0) | (left(logps, old, mask) <= threshold)).float()
 
 
+FACTORS = {"half of the right ones refused": 0.5, "10 % of all flipped": 0.8}
+BECAUSE = "Such groups teach often, and there are enough steps."
+
+
+def planned(size: Any, problems: Any, steps: Any) -> dict[str, Any]:
+    return {"num_generations": size, "prompts_per_step": problems, "max_steps": steps}
+
+
+def more_than_noise(gained: int, lost: int, problems: int) -> bool:
+    change = (gained - lost) / problems
+    return abs(change) > 1.96 * (((gained + lost) / problems - change**2) / problems) ** 0.5
+
+
 RIGHT: dict[str, list[Any]] = {
     "01.1": [counted((2, 2), (1, 2), (1, 1), (1, 0)), counted([2, 2], [1, 2], [1, 1], [1, 0.0])],
     "01.2": [
@@ -502,6 +516,16 @@ RIGHT: dict[str, list[Any]] = {
             for advantage, drift in zip(advantages, left(logps, old, mask), strict=True)
         ],
     ],
+    "06.1": [(FACTORS, 67), (FACTORS, 62), (FACTORS, 70.5)],
+    "06.2": [(planned(8, 8, 78), BECAUSE), (planned(8, 12, 52), BECAUSE), (planned(5, 8, 125), BECAUSE)],
+    "06.3": [
+        more_than_noise,
+        lambda gained, lost, problems: bool(
+            abs(statistics.mean(x := [1] * gained + [-1] * lost + [0] * (problems - gained - lost)))
+            > 1.96 * statistics.pstdev(x) / problems**0.5
+        ),
+    ],
+    "06.4": [{"C": "unlearns to end", "O": "the KL's sign"}],
 }
 """Correct answers to each exercise. A tuple at the exercises that take two answers holds both."""
 
@@ -761,10 +785,52 @@ WRONG: dict[str, dict[str, Any]] = {
             (advantages >= 0) | (left(logps, old, mask).abs() <= threshold)
         ).float(),
     },
+    "06.1": {
+        "constant": (dict.fromkeys(FACTORS, 0.5), 67),
+        "negation": ({name: 1 - factor for name, factor in FACTORS.items()}, 67),
+        "neighbour: half of the gain": (FACTORS, 60),
+        "neighbour: nothing is lost": (FACTORS, 78),
+        "neighbour: nothing is learned": (FACTORS, 43),
+        "a fraction": (FACTORS, 0.67),
+        "text": (FACTORS, "67"),
+        "one missing": ({"10 % of all flipped": 0.8}, 67),
+    },
+    "06.2": {
+        "constant": (planned(8, 8, 8), BECAUSE),
+        "negation": (planned(2, 8, 312), BECAUSE),
+        "neighbour: groups of 16": (planned(16, 8, 39), BECAUSE),
+        "neighbour: groups of 4": (planned(4, 16, 78), BECAUSE),
+        "few problems": (planned(16, 4, 78), BECAUSE),
+        "too much": (planned(8, 8, 79), BECAUSE),
+        "not whole": (planned(8, 8, 78.0), BECAUSE),
+        "no reason": (planned(8, 8, 78), ""),
+        "a number as the reason": (planned(8, 8, 78), 8),
+    },
+    "06.3": {
+        "constant": lambda gained, lost, problems: True,
+        "negation": lambda gained, lost, problems: not more_than_noise(gained, lost, problems),
+        "neighbour: only gains": lambda gained, lost, problems: (
+            gained > lost and more_than_noise(gained, lost, problems)
+        ),
+        "neighbour: not paired": lambda gained, lost, problems: bool(
+            abs(gained - lost) / problems > 1.96 * (0.5 / problems) ** 0.5
+        ),
+        "one standard error": lambda gained, lost, problems: more_than_noise(gained * 4, lost * 4, problems * 4),
+        "a number": lambda gained, lost, problems: abs(gained - lost) / problems,
+        "of those that changed": lambda gained, lost, problems: abs(gained - lost) > 0.2 * (gained + lost),
+    },
+    "06.4": {
+        "constant": {"C": "healthy", "O": "healthy"},
+        "negation": {"C": "the KL's sign", "O": "unlearns to end"},
+        "neighbour: cut off from the start": {"C": "every completion cut off", "O": "the KL's sign"},
+        "a list": ["unlearns to end", "the KL's sign"],
+        "numbers": {"C": 1, "O": 2},
+        "one missing": {"C": "unlearns to end"},
+    },
 }
 """Wrong answers to each exercise: a constant, the negation, the answer to a neighbouring question, and more."""
 
-PAIRS = {"02.4", "03.4", "04.2", "04.3"}
+PAIRS = {"02.4", "03.4", "04.2", "04.3", "06.1", "06.2"}
 
 
 def verdict_on(name: str, answer: Any, capsys: pytest.CaptureFixture[str]) -> str:
@@ -841,6 +907,14 @@ def test_wrong_answers_are_refused_for_a_reason(name, kind, capsys):
         ("05.3", "neighbour: it passes", "is not the advantage of token 3"),
         ("05.4", "neighbour: good ones too", "both bad and left by the policy"),
         ("05.4", "an advantage of 0 is bad", "An advantage of 0 is not bad."),
+        ("06.1", "neighbour: half of the gain", "more than 6 points too low"),
+        ("06.1", "a fraction", "in per cent"),
+        ("06.2", "neighbour: groups of 16", "too few to see"),
+        ("06.2", "neighbour: groups of 4", "of the groups are expected to teach"),
+        ("06.2", "few problems", "in a step are too few"),
+        ("06.2", "no reason", "Say why"),
+        ("06.3", "neighbour: only gains", "A loss can be more than noise"),
+        ("06.4", "negation", "does not explain what you see"),
     ],
 )
 def test_the_reason_fits_the_mistake(name, kind, told, capsys):
