@@ -2,8 +2,8 @@
 
 import ast
 import json
-import subprocess
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
