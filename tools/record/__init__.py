@@ -12,7 +12,7 @@ EXPERIMENTS = {
     "reuse": "notebook 05: a batch used for several updates, and the variants made for that (90 minutes on one core)",
     "verifier-quality": "notebook 06: the same run under verifiers that err (58 minutes on one core)",
     "clinic": "notebook 06: trainers with one planted fault each (46 minutes on one core)",
-    "what-matters": "notebook 06: group size, learning rate, temperature, difficulty, other problems (59 minutes on one core)",
+    "what-matters": "notebook 06: group size, learning rate, temperature, kinds of problems (59 minutes on one core)",
     "pass-at-k": "notebook 06: pass@k for k up to 64, before and after training (12 minutes on one core)",
     "learned-reward": "notebook 01's training on a learned reward and on the verifier, by GRPO and by PPO",
     "qwen": "notebook 04's real model on a CPU, one run a command (an hour; it has options of its own: qwen --help)",
