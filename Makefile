@@ -81,8 +81,10 @@ run: setup
 
 # Tests and the examples in docstrings. The verifier's scripts are left out: outside their folder they cannot be imported.
 WITHOUT_SCRIPTS = $(addprefix --ignore=helpers/verifier/,isolation.py judge.py nursery.py tally.py)
+WITH_TESTS = @test -d tests || { echo "This copy of the course has no tests. A clone of the repository has them." >&2; exit 1; }
 # There are two calls because the environment that tests/conftest.py sets is not meant for the notebooks' kernels.
 test: setup
+	$(WITH_TESTS)
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --durations=10 --doctest-modules $(WITHOUT_SCRIPTS) tests helpers
 	@rm -rf build/test
 	COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 \
@@ -94,6 +96,7 @@ build/lint/ready: tools/lint.txt | setup
 	@touch $@
 
 lint: build/lint/ready
+	$(WITH_TESTS)
 	$(VENV_PYTHON) -m ruff check helpers tests tools notebooks
 	$(VENV_PYTHON) -m ruff format --check helpers tests tools notebooks
 	$(VENV_PYTHON) -m mypy
