@@ -149,11 +149,6 @@ def score_and_truth(frames: Mapping[str, pd.DataFrame]) -> Picture:
             figures.draw_band(axis, pd.DataFrame({"low": of_step.min(), "high": of_step.max()}), colour)
     fig.axes[0].set_ylim(0, 1.04)
     fig.axes[0].yaxis.set_major_formatter("{x:.0%}")
-    # Both panels have the same lines, so one legend is enough. Below them it covers no band.
-    for axis in fig.axes:
-        axis.legend_ = None
-    handles, labels = fig.axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, frameon=False, fontsize=9, handlelength=3, loc="outside lower center", ncols=4)
     truth, score = panels.values()
     ends = (
         f"{run}: from {truth[run].iloc[0]:.0%} to {truth[run].iloc[-1]:.0%} that pass, and from "

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image
 
 from helpers.runtime import CourseError
@@ -243,18 +243,32 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Picture
 
 def line_panels(panels: Mapping[str, pd.DataFrame], ylabel: str, *, sharey: bool = True) -> Picture:
     """Draw panels side by side (title -> frame): a line for each column, over the index, whose name is the x label."""
-    fig = Picture(3.7)
+    fig = Picture(4.2 if len(panels) > 1 else 3.7)  # more panels have their legend below
     axes = fig.subplots(1, len(panels), sharey=sharey, squeeze=False).flatten()
     for axis, (title, frame) in zip(axes, panels.items(), strict=True):
         for (label, column), (colour, marker, dash) in zip(frame.items(), cycle(STYLES), strict=False):
             line, every = column.dropna(), max(1, len(frame) // 8)
             axis.plot(line, color=colour, linestyle=dash, marker=marker, markevery=every, label=label)
         label_axis(axis, frame.index.name, ylabel if axis is axes[0] else "", title)
-        # The white ground keeps the words readable on a line.
-        axis.legend(edgecolor="white", framealpha=0.8, handlelength=3, fontsize=9)
+    _name_lines(fig, axes)
     together = pd.concat([frame.add_prefix(f"{title}: ") for title, frame in panels.items()], axis=1)
     peaks = "; ".join(f"{label} peaks at {column.max():.3g}" for label, column in together.items())
     return fig.describe(f"Line chart of {ylabel} over {together.index.name}.", f"{peaks}.", together)
+
+
+def _name_lines(fig: Picture, axes: Sequence[Axes]) -> None:
+    """Give panels their legends, below them, so that they cover no line. Panels with the same lines share a legend."""
+    look: dict[str, Any] = {"frameon": False, "handlelength": 3, "fontsize": 9}
+    lines = [axis.get_legend_handles_labels() for axis in axes]
+    labels = lines[0][1]
+    if len(axes) == 1:
+        # One panel has room. The white ground keeps the words readable on a line.
+        axes[0].legend(**look | {"frameon": True, "edgecolor": "white", "framealpha": 0.8})
+    elif all(own == labels for _, own in lines):
+        fig.legend(*lines[0], loc="outside lower center", ncols=90 // (8 + max(map(len, labels))), **look)
+    else:
+        for axis in axes:
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), **look)
 
 
 def curves(frames: Mapping[str, pd.DataFrame], x: str, y: str, xlabel: str, ylabel: str, title: str) -> Picture:
@@ -300,7 +314,9 @@ def grouped_bars(frame: pd.DataFrame, ylabel: str, title: str, *, log: bool = Fa
     axis.margins(y=0.14)
     if log:
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
     if frame.shape[1] > 1:
         axis.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     kind = "Dot chart on a logarithmic axis" if log else "Bar chart"
