@@ -94,7 +94,7 @@ def memory_bars(gigabytes: pd.DataFrame, title: str) -> Picture:
         bars = axis.barh(left.index, sizes, 0.62, left=left, color=colour, hatch=hatch, edgecolor="white", label=part)
         left += sizes
     axis.bar_label(bars, [f"{total:.1f}" for total in left], padding=3, fontsize=9)
-    figures.label_axis(axis, "GB (10⁹ bytes)", "setup", title, xlim=(0, 1.1 * left.max()))
+    figures.label_axis(axis, "GB (10⁹ bytes)", "", title, xlim=(0, 1.1 * left.max()))
     axis.invert_yaxis()
     axis.grid(False)
     where = {"loc": "upper center", "bbox_to_anchor": (0.35, -0.16)}
