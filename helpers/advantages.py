@@ -38,20 +38,6 @@ def group_advantages(
     return advantages.nan_to_num(0.0).flatten()
 
 
-def leave_one_out_advantages(rewards: Sequence[float | None] | Tensor, num_generations: int) -> Tensor:
-    """Subtract from each reward the mean of the *other* rewards in its group (RLOO, arXiv 2402.14740).
-
-    This is n / (n - 1) times the unscaled group advantage, where n is the number of graded completions in the group.
-    Input, output and errors are as for `group_advantages`.
-
-    >>> leave_one_out_advantages([1.0, 0.0, 0.0, 0.0], 4)
-    tensor([ 1.0000, -0.3333, -0.3333, -0.3333])
-    """
-    groups = _groups(rewards, num_generations)
-    graded = (~groups.isnan()).sum(1, keepdim=True)
-    return ((groups - groups.nanmean(1, keepdim=True)) * graded / (graded - 1)).nan_to_num(0.0).flatten()
-
-
 def standard_deviation(values: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """Return the standard deviation (n - 1) along `dim`, which is kept. NaNs are ignored; a single value gives NaN."""
     # torch.std does not skip NaNs, and there is no torch.nanstd.

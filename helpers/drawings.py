@@ -109,12 +109,6 @@ def pass_at_k_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     return figures.curves(frames, "k", "pass@k", "k, samples per problem", ylabel, title)
 
 
-def temperature_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
-    """Draw pass@1 over the sampling temperature; `frames` is label -> `temperature_sweep(...)`."""
-    title, xlabel = "pass@1 on held-out problems, with 95% intervals", "sampling temperature (0 is greedy decoding)"
-    return figures.curves(frames, "temperature", "pass@1", xlabel, "pass@1", title)
-
-
 def reward_curves(frames: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw the mean reward over steps; `frames` is label -> frame of step, reward, and low and high of the seeds."""
     title = "Reward during training, with the range of the seeds"

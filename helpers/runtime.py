@@ -6,7 +6,6 @@ This module imports nothing heavy and no other helper, because the first cell of
 import importlib.metadata
 import itertools
 import os
-import random
 import shlex
 import sys
 import tempfile
@@ -185,18 +184,3 @@ def offline() -> None:
     for module in ("huggingface_hub.constants", "datasets.config"):
         if module in sys.modules:
             vars(sys.modules[module])["HF_HUB_OFFLINE"] = True
-
-
-def set_seeds(seed: int) -> None:
-    """Seed random, torch, and also numpy if it is already imported.
-
-    >>> set_seeds(0)
-    >>> random.random()
-    0.8444218515250481
-    """
-    import torch
-
-    random.seed(seed)
-    torch.manual_seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed)

@@ -23,8 +23,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from helpers import runtime
-
 
 @pytest.fixture(autouse=True, scope="session")
 def interrupts() -> Iterator[None]:
@@ -38,8 +36,10 @@ def interrupts() -> Iterator[None]:
 def seeds() -> None:
     """Start each test from the same seed, whichever test ran before it. Do not import torch only for that."""
     random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
     if "torch" in sys.modules:
-        runtime.set_seeds(0)
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture

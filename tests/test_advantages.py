@@ -4,7 +4,7 @@ import statistics
 import pytest
 import torch
 
-from helpers.advantages import group_advantages, leave_one_out_advantages
+from helpers.advantages import group_advantages
 
 # From arXiv 2402.03300 section 4.1.2 with the unbiased deviation: (rewards, advantage of a right one, of a wrong one).
 KNOWN = [
@@ -52,7 +52,6 @@ def test_every_group_sums_to_zero_and_groups_do_not_mix():
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 def test_equal_rewards_have_no_advantage(scale, reward):
     assert group_advantages([reward] * 8, 4, scale).tolist() == [0.0] * 8
-    assert leave_one_out_advantages([reward] * 8, 4).tolist() == [0.0] * 8
 
 
 def test_what_could_not_be_graded_is_left_out():
@@ -61,7 +60,6 @@ def test_what_could_not_be_graded_is_left_out():
     for missing in (None, math.nan):
         assert group_advantages([missing, 1, 0, 1], 4).tolist() == pytest.approx(expected, abs=3e-4)
         assert group_advantages([missing, 1, 0, 1], 4, "none").tolist() == pytest.approx([0, 1 / 3, -2 / 3, 1 / 3])
-        assert leave_one_out_advantages([missing, 1, 0, 1], 4).tolist() == pytest.approx([0, 0.5, -1, 0.5])
     ungraded = [None, None, None, 1, 1, 0, 0, None]
     for scale in ("group", "batch", "none"):
         found = group_advantages(ungraded, 4, scale)
@@ -69,15 +67,7 @@ def test_what_could_not_be_graded_is_left_out():
     assert group_advantages(ungraded, 4, "batch")[4] == pytest.approx(
         (1 - 1 / 3) / (statistics.stdev([1, 1, 0, 0]) + 1e-4)
     )
-    assert leave_one_out_advantages(ungraded, 4)[:4].tolist() == [0] * 4
     assert group_advantages([None] * 4, 4).tolist() == [0] * 4
-
-
-def test_leave_one_out_compares_with_the_mean_of_the_others():
-    rewards = torch.rand(12).tolist()
-    groups = [rewards[start : start + 4] for start in (0, 4, 8)]
-    expected = [group[i] - statistics.mean(group[:i] + group[i + 1 :]) for group in groups for i in range(4)]
-    assert leave_one_out_advantages(rewards, 4).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_tensors_of_any_number_type_are_taken_and_left_as_they_were():
@@ -104,6 +94,3 @@ def test_tensors_of_any_number_type_are_taken_and_left_as_they_were():
 def test_what_cannot_be_compared_is_refused(rewards, size, scale, reason):
     with pytest.raises(ValueError, match=reason):
         group_advantages(rewards, size, scale)
-    if scale != "std":
-        with pytest.raises(ValueError, match=reason):
-            leave_one_out_advantages(rewards, size)

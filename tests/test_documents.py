@@ -1,13 +1,14 @@
 """The documents: the glossary is in order, CONTRIBUTING names every cell tag, docs/architecture.md every module.
 
 The README shows a program that the model wrote, code that fits the libraries, and the minutes of each notebook.
-TEACHING.md plans sections that exist, in minutes that add up.
+TEACHING.md plans sections that exist, in minutes that add up and that the sections need.
 """
 
 import ast
 import inspect
 import json
 import re
+from collections.abc import Container
 from pathlib import Path
 
 from tools import hygiene
@@ -126,12 +127,51 @@ def test_badges_of_an_address_that_is_not_there_are_hidden():
 
 
 def sections_of(number: str) -> dict[str, str]:
-    """The numbered sections of a notebook, each with its text."""
+    """The numbered sections of a notebook, each with its text. Lines of code begin with a NUL character.
+
+    Left out is what a reader does not read: comments, solutions, the stubs of exercises and the folded first cell.
+    """
     [path] = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    text = "\n".join(hygiene.source_of(cell) for cell in cells if cell["cell_type"] == "markdown")
-    _, *parts = re.split(r"^## (\d+ )?", text, flags=re.MULTILINE)
-    return {number.strip(): part for number, part in zip(parts[::2], parts[1::2], strict=True) if number}
+    texts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source, tags = hygiene.source_of(cell), hygiene.tags_of(cell)
+        if cell["cell_type"] == "markdown" and "solution" not in tags:
+            texts.append(re.sub(r"<!--.*?-->", "", source, flags=re.DOTALL))
+        elif cell["cell_type"] == "code" and "exercise" not in tags and not source.startswith("# @title"):
+            texts += [f"\0{line}" for line in source.splitlines() if line.strip()]
+    before, *parts = re.split(r"^## (\d+)?", "\n".join(texts), flags=re.MULTILINE)
+    # Parts without a number, such as the summary, belong to no section.
+    rest = "".join(part for number, part in zip(parts[::2], parts[1::2], strict=True) if not number)
+    return {"": before + rest} | {n: part for n, part in zip(parts[::2], parts[1::2], strict=True) if n}
+
+
+def minutes_of(text: str, exercises: Container[str]) -> float:
+    """Compute the minutes as TEACHING.md says, without those of training."""
+    code = text.count("\n\0")
+    words = len(re.sub("\0.*", "", text).split())
+    stated = re.findall(r"^### Exercise (\d+): .*?(\d+) minutes?\)", text, re.MULTILINE)
+    return words / 200 + code / 20 + sum(int(minutes) for number, minutes in stated if number in exercises)
+
+
+def test_a_notebook_takes_the_minutes_that_its_title_and_the_page_for_teachers_say():
+    stated = []
+    for path in sorted(ROOT.glob("notebooks/*.ipynb")):
+        title = hygiene.source_of(json.loads(path.read_text(encoding="utf-8"))["cells"][0])
+        [said] = map(int, re.findall(r"(\d+) minutes to read with the exercises", title))
+        needed = sum(minutes_of(part, "123456789") for part in sections_of(path.name[:2]).values())
+        assert needed <= said < needed + 5, (path.name, needed)
+        stated.append(str(said))
+    text = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    assert f"take {', '.join(stated[:-1])} and {stated[-1]} minutes with all exercises" in text
+
+
+def test_a_plan_gives_each_section_the_minutes_that_it_needs():
+    text = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d)\.(\d+)( with .+?)? \| (\d+) \|", text, re.MULTILINE)
+    assert len(rows) > 40
+    for notebook, section, exercises, minutes in rows:
+        needed = minutes_of(sections_of(notebook)[section], re.findall(r"\d", exercises))
+        assert needed <= int(minutes) < needed + 10, (notebook, section, needed)
 
 
 def test_each_plan_for_a_class_adds_up():

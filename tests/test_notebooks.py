@@ -77,6 +77,13 @@ def test_the_readme_lists_each_notebook_with_its_link_to_colab():
 
 
 @each_notebook
+def test_a_notebook_is_short(path):
+    text = "\n".join(source_of(cell) for cell in cells_of(path) if cell["cell_type"] == "markdown")
+    words = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).split()
+    assert len(cells_of(path)) <= 100 and len(words) <= (4200 if path.stem.startswith("02") else 4000)
+
+
+@each_notebook
 def test_cells_are_small_and_narrow(path):
     assert faults_of_size(cells_of(path)) == []
 

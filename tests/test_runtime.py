@@ -1,6 +1,5 @@
-"""runtime: the folder for results, the check of packages, seeds; and that it imports nothing heavy."""
+"""runtime: the folder for results, the check of packages; and that it imports nothing heavy."""
 
-import random
 import subprocess
 import sys
 import types
@@ -101,18 +100,6 @@ def test_offline_is_what_the_hub_library_then_says(order, root):
     code = code if order == "before" else code[::-1]
     done = fresh("\n".join([*code, "assert hub.is_offline_mode()"]), root)
     assert done.returncode == 0, done.stderr
-
-
-def test_seeds_repeat_what_is_drawn():
-    import numpy
-    import torch
-
-    def draw(seed: int) -> tuple[float, ...]:
-        runtime.set_seeds(seed)
-        return random.random(), float(numpy.random.rand()), torch.rand(1).item()
-
-    assert draw(3) == draw(3)
-    assert not set(draw(3)) & set(draw(4))
 
 
 def test_a_repeated_run_gets_a_folder_of_its_own(tmp_path, monkeypatch):

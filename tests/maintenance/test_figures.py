@@ -85,7 +85,6 @@ DRAWN = {
     "live": lambda: figures.learning_curves(history(15), max_steps=68, seconds_left=41, extra=["true_reward"]),
     "before_after": lambda: figures.before_after(BEFORE, AFTER),
     "pass_at_k": lambda: drawings.pass_at_k_curves(both("k", "pass@k")),
-    "temperature": lambda: drawings.temperature_curves(both("temperature", "pass@1")),
     "choices": lambda: drawings.choice_curves({name: CHOICES for name in "abcde"}),
     "rewards": lambda: drawings.reward_curves({name: REWARDS for name in ("by hand", "library")}),
     "verifier_errors": lambda: drawings.verifier_errors(SHARES),
