@@ -48,7 +48,7 @@ MEASURED = re.compile(r"(?<![\w.@])\d[\d,]*(?:\.\d{1,3}\b| ?%| (?:points|seconds
 # What only looks like one.
 NAMED = re.compile(
     r"^#+ .*$|^\*\*Time\*\*[^.]*\.|\b(?:Python|TRL|transformers|Claude) \d[\d.]*(?:(?:,| or| and|, or) \d[\d.]+)*"
-    r"|\b[Ss]ections?\s\d[\d.]*|\b95 ?%(?=\s(?:bootstrap\s)?(?:interval|confidence))|\b[01]\.0\b",
+    r"|\b[Ss]ections?\s\d[\d.]*|\b0[1-6]\.\d{1,2}\b|\b95 ?%(?=\s(?:bootstrap\s)?(?:interval|confidence))|\b[01]\.0\b",
     re.MULTILINE,
 )
 LINKED = re.compile(r"\[[^\]]*\]\((https?:)?[^)]*\)")

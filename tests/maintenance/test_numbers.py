@@ -105,7 +105,7 @@ COUNTED = {
     "lines of a list": ("- [A](https://a.b) saw 7 %\n- we see 0.5", (0, 1, 1)),
     "code and formulas": ("`0.5`, $1.5$ and\n\n    x = 2.5\n\n```\n3.5\n```", (0, 0, 0)),
     "headings": ("## 1.5 of it in 3 minutes", (0, 0, 0)),
-    "names": ("TRL 1.16, Python 3.11 or 3.13, section 4.1.2 and Sections 2.1", (0, 0, 0)),
+    "names": ("TRL 1.16, Python 3.11 or 3.13, section 4.1.2, Sections 2.1 and 04.2 but 0.42", (0, 0, 1)),
     "levels and rewards": ("The 95% interval, a 95 %\nbootstrap interval, a reward of 1.0 or 0.0", (0, 0, 0)),
     "minutes of a notebook": ("**Time** about 45 minutes. **Needs** 12 MB.", (0, 0, 1)),
 }
