@@ -11,6 +11,8 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
+from try_exercises import names_in
+
 from tools import hygiene
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,3 +195,22 @@ def test_the_sections_and_exercises_that_a_class_does_exist():
     for notebook, section, exercises in re.findall(r"^\| (\d\d)\.(\d+) with (.+?) \|", text, re.MULTILINE):
         for exercise in exercises.split(", "):
             assert f"### {exercise.capitalize()}:" in sections_of(notebook)[section], (notebook, section, exercise)
+
+
+def test_a_plan_runs_each_section_whose_names_it_needs():
+    """A plan skips sections. If its own sections use their names, it says: Run 02.2 and 02.4 without reading them."""
+    text = (ROOT / "TEACHING.md").read_text(encoding="utf-8")
+    lacking = []
+    for title, plan in re.findall(r"^## ([^\n]*\d minutes\))\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL):
+        only_run = " ".join(re.findall(r"Run ([\d.,\s and]+)\s+without\s+reading", plan))
+        run = re.findall(r"^\| (\d\d)\.(\d+)", plan, re.MULTILINE) + re.findall(r"(\d\d)\.(\d+)", only_run)
+        for notebook in sorted({notebook for notebook, _ in run}):
+            known, skipped = set(), set()
+            for section, part in sections_of(notebook).items():
+                made, taken = names_in("\n".join(re.findall("^\0(.*)", part, re.MULTILINE)))
+                if section and (notebook, section) not in run:
+                    skipped |= made
+                    continue
+                lacking += [(title, notebook, section, name) for name in taken & skipped - known - made]
+                known |= made
+    assert not lacking

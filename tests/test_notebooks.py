@@ -6,12 +6,11 @@ What a rule finds is also tried on small examples that break it.
 import json
 import re
 import statistics
-import symtable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from try_exercises import exercises, parts_of, solution_of, source_of, tagged, wrong_answers_of
+from try_exercises import exercises, names_in, parts_of, solution_of, source_of, tagged, wrong_answers_of
 
 from tools import hygiene, opening
 
@@ -28,20 +27,6 @@ def cells_of(path: Path) -> list[dict[str, Any]]:
 
 def code_of(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [cell for cell in cells if cell["cell_type"] == "code" and source_of(cell).strip()]
-
-
-def names_in(source: str) -> tuple[set[str], set[str]]:
-    """(names a cell makes, names it takes from the cells before it or from builtins), as Python scopes them."""
-    plain = "\n".join("" if line.startswith(("%", "!")) else line for line in source.splitlines())
-    top = symtable.symtable(plain, "cell", "exec")
-    made = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    taken = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
-    inner = list(top.get_children())
-    while inner:
-        scope = inner.pop()
-        inner += scope.get_children()
-        taken |= {name.get_name() for name in scope.get_symbols() if name.is_global() and name.is_referenced()}
-    return made, taken
 
 
 def leans_on_exercises(cells: list[dict[str, Any]]) -> list[str]:

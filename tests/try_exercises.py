@@ -12,6 +12,7 @@ import functools
 import io
 import json
 import re
+import symtable
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,20 @@ def exercises(cells: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any], di
     stubs = [(index, cell) for index, cell in enumerate(cells) if tagged(cell, "exercise")]
     solutions = [cell for cell in cells if tagged(cell, "solution")]
     return [(index, stub, solution) for (index, stub), solution in zip(stubs, solutions, strict=True)]
+
+
+def names_in(source: str) -> tuple[set[str], set[str]]:
+    """(names a cell makes, names it takes from the cells before it or from builtins), as Python scopes them."""
+    plain = "\n".join("" if line.startswith(("%", "!")) else line for line in source.splitlines())
+    top = symtable.symtable(plain, "cell", "exec")
+    made = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    taken = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_referenced()}
+    inner = list(top.get_children())
+    while inner:
+        scope = inner.pop()
+        inner += scope.get_children()
+        taken |= {name.get_name() for name in scope.get_symbols() if name.is_global() and name.is_referenced()}
+    return made, taken
 
 
 def run(source: str, names: dict[str, Any]) -> str:
