@@ -26,7 +26,8 @@ from tools.opening import COLAB_LINK
 from tools.web import libraries
 
 TEMPLATES = Path(__file__).resolve().parent
-FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^```.*?^```$|^ {4}[^\n]*$", re.MULTILINE | re.DOTALL)
+LISTS = ("- ", "1. ")
 RELATIVE_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:)[^)]*\)")
 
 
@@ -38,19 +39,21 @@ def slides_of(cells: Sequence[Any]) -> list[Any]:
     heading = ""
     for number, cell in enumerate(cells):
         tags = set(tags_of(cell))
-        parts = [] if {"no-slide", "solution"} & tags else [cell.copy()] if "slide" in tags else None
-        if parts is None and cell.cell_type == "code":
-            parts = [figure for output in cell.outputs if (figure := _figure(cell, output))]
-        elif parts is None:
-            parts = [new_markdown_cell(text) for text in _texts(cell.source, is_title=number == 0)]
-        for part in parts:
-            own = re.match(r"(#+) (.+)", part.source) if part.cell_type == "markdown" else None
-            if own:
-                heading = own[2]
-            else:
-                made.append(_with_type(new_markdown_cell(f"### {heading}"), "subslide"))
+        if {"no-slide", "solution"} & tags:
+            parts = []
+        elif "slide" in tags:
+            parts = [(heading, cell.copy())]
+        elif cell.cell_type == "code":
+            parts = [(heading, figure) for output in cell.outputs if (figure := _figure(cell, output))]
+        else:
+            texts = _texts(cell.source, is_title=number == 0)
+            parts = [(above or heading, new_markdown_cell(text)) for above, text in texts]
+        for above, part in parts:
+            own = re.match(r"(#+) ", part.source) if part.cell_type == "markdown" else None
+            if not own:
+                made.append(_with_type(new_markdown_cell(f"### {above}"), "subslide"))
             made.append(_with_type(part, "-" if not own else "slide" if len(own[1]) < 3 else "subslide"))
-        for line in FENCE.sub("", cell.source).splitlines() if cell.cell_type == "markdown" else ():
+        for line in CODE.sub("", cell.source).splitlines() if cell.cell_type == "markdown" else ():
             heading = line.lstrip("# ") if re.match(r"##+ ", line) else heading
     return made
 
@@ -74,24 +77,34 @@ def _figure(cell: Any, output: Any) -> Any:
     return figure
 
 
-def _texts(source: str, is_title: bool) -> Iterator[str]:
-    """Yield the Markdown of each slide that a text gives."""
+def _texts(source: str, is_title: bool) -> Iterator[tuple[str, str]]:
+    """Yield each slide that a text gives: the heading above it in this text, or "", and its Markdown."""
     source = re.sub(r"<!--.*?-->", "", COLAB_LINK.sub("", source), flags=re.DOTALL)
-    parts = [part for part in re.split(r"\n{2,}", FENCE.sub("", source).strip()) if part.strip()]
+    parts = [part for part in re.split(r"\n{2,}", CODE.sub("", source).strip()) if part.strip()]
+    above = ""
     for number, part in enumerate(parts):
+        above = part.splitlines()[0].lstrip("# ") if re.match(r"##+ ", part) else above
         before = parts[number - 1] if number and not parts[number - 1].startswith(("$$", "#", "- ")) else ""
         after = parts[number + 1] if number + 1 < len(parts) else ""
         if re.match(r"### Exercise", part):
             end = next((n for n in range(number + 1, len(parts)) if parts[n].startswith("#")), len(parts))
-            yield "\n\n".join(parts[number:end])
+            yield above, "\n\n".join(parts[number:end])
         elif re.match(r"##? ", part) and (is_title or part.startswith("## ")):
-            is_text = not after.startswith(("#", "*", "$", "|", ">", "- "))
-            yield f"{part}\n\n{after if is_text else ''}"
+            text = "" if after.startswith(("#", "*", "$", "|", ">", "- ")) else after
+            lists = "".join(parts[number + 2 : number + 3]) if text.endswith(":") else ""
+            if not lists.startswith(LISTS):
+                text, lists = _closed(text), ""
+            yield above, f"{part}\n\n{text}\n\n{lists}"
         elif re.search(r"\*\*Predict", part):
-            lists = after if after.startswith(("- ", "1. ")) else ""
-            yield f"{before}\n\n{part}\n\n{lists}"
+            lists = after if after.startswith(LISTS) else ""
+            yield above, f"{_closed(before)}\n\n{part}\n\n{lists}"
         elif part.startswith("$$"):
-            yield f"{before}\n\n{part}"
+            yield above, f"{before}\n\n{part}"
+
+
+def _closed(text: str) -> str:
+    """Put a full stop for a colon at the end, if the slide leaves out what the colon announces."""
+    return re.sub(":$", ".", text)
 
 
 def make(root: Path, names: Sequence[str] = ()) -> int:

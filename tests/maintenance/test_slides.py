@@ -40,13 +40,24 @@ def test_questions_formulas_and_exercises_are_slides_under_their_heading():
         "### Sub\n\nBefore.\n\n**Predict** what comes:\n\n- this\n\n- that\n\nAs a formula:\n\n$$x$$\n\n<!-- 1 = 2 -->"
     )
     exercise = "### Exercise 1: try (easy, 3 minutes)\n\nDo it.\n\nReally.\n\n### Other\n\nText."
-    heading = ("subslide", "### 01 Title")
+    heading = ("subslide", "### Sub")
     assert shown(TITLE, new_markdown_cell(text), new_markdown_cell(exercise))[1:] == [
         heading,
         ("-", "Before.\n\n**Predict** what comes:\n\n- this"),
         heading,
         ("-", "As a formula:\n\n$$x$$"),
         ("subslide", "### Exercise 1: try (easy, 3 minutes)\n\nDo it.\n\nReally."),
+    ]
+
+
+def test_a_colon_keeps_its_list_and_never_ends_a_slide():
+    steps = new_markdown_cell("## 1 One\n\nThe steps:\n\n1. Do.\n2. Look.")
+    cell = new_markdown_cell("## 2 Two\n\nThe next cell says:\n\n    python -m x\n\n**Predict** it.")
+    assert shown(TITLE, steps, cell)[1:] == [
+        ("slide", "## 1 One\n\nThe steps:\n\n1. Do.\n2. Look."),
+        ("slide", "## 2 Two\n\nThe next cell says."),
+        ("subslide", "### 2 Two"),
+        ("-", "The next cell says.\n\n**Predict** it."),
     ]
 
 
