@@ -250,7 +250,8 @@ def line_panels(panels: Mapping[str, pd.DataFrame], ylabel: str, *, sharey: bool
             line, every = column.dropna(), max(1, len(frame) // 8)
             axis.plot(line, color=colour, linestyle=dash, marker=marker, markevery=every, label=label)
         label_axis(axis, frame.index.name, ylabel if axis is axes[0] else "", title)
-    _name_lines(fig, axes)
+    # An array of axes serves as well as a sequence.
+    _name_lines(fig, axes)  # type: ignore[arg-type]
     together = pd.concat([frame.add_prefix(f"{title}: ") for title, frame in panels.items()], axis=1)
     peaks = "; ".join(f"{label} peaks at {column.max():.3g}" for label, column in together.items())
     return fig.describe(f"Line chart of {ylabel} over {together.index.name}.", f"{peaks}.", together)
