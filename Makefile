@@ -83,12 +83,13 @@ run: setup
 WITHOUT_SCRIPTS = $(addprefix --ignore=helpers/verifier/,isolation.py judge.py nursery.py tally.py)
 WITH_TESTS = @test -d tests || { echo "This copy of the course has no tests. A clone of the repository has them." >&2; exit 1; }
 # There are two calls because the environment that tests/conftest.py sets is not meant for the notebooks' kernels.
+# A notebook keeps about one core busy, so two run side by side, with one thread each.
 test: setup
 	$(WITH_TESTS)
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --durations=10 --doctest-modules $(WITHOUT_SCRIPTS) tests helpers
 	@rm -rf build/test
-	COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest --nbmake --nbmake-timeout=600 --timeout=1800 \
-	    --durations=0 notebooks
+	OMP_NUM_THREADS=1 COURSE_OUTPUT="$(CURDIR)/build/test" $(VENV_PYTHON) -m pytest -n 2 --maxschedchunk=1 \
+	    --nbmake --nbmake-timeout=600 --timeout=1800 --durations=0 notebooks
 
 # A spelling checker of its own folder, because notebooks are stale if requirements.txt changes.
 build/lint/ready: tools/lint.txt | setup
